@@ -1,0 +1,33 @@
+"""relay: clients of Deepgram's Voice Agent V1 hold their conversation on an OpenAI-Realtime upstream.
+
+The nouns of the system, in the order in which data meets them:
+
+Message
+    What a Deepgram client says or hears: `Settings`, `InjectUserMessage`, `ConversationText`...
+    `relay.voice_agent` has one struct for each. Deepgram has *messages*.
+
+Event
+    What the upstream says or hears: `session.update`, `response.output_audio.delta`...
+    `relay.realtime` has one struct for each. OpenAI has *events*.
+
+Session
+    One conversation. `relay.session` decides what every message and event means; it is given the
+    time and answers with actions. It has no clock, no sockets and no logger, and encodes to
+    MessagePack at any moment.
+
+Leg
+    One WebSocket: the client's, or one of the numbered upstream legs. `relay.wire` carries text
+    and bytes over it and knows no message.
+
+Bridge
+    One connection: a nursery with two pumps that feed a session and perform its actions. Its ears
+    and mouth turn the client's audio format into the upstream's and back (`relay.audio`).
+
+Server
+    Accepts, authenticates, admits, drains. One bridge per connection.
+
+Simulator
+    An upstream of our own (`relay.simulator`), for trying and for tests.
+
+Which room may import which is a lint rule (`[tool.ruff.lint.flake8-tidy-imports]`).
+"""

@@ -1,0 +1,55 @@
+"""What the shell tells a session besides messages and events."""
+
+import enum
+
+import msgspec
+
+
+class Dialect(enum.Enum):
+    """Which client is at the other end."""
+
+    DEEPGRAM = "deepgram"
+    """Official SDKs: nothing outside Voice Agent V1 is ever sent."""
+    COMPONENT = "component"
+    """The browser component: V1 plus AgentDone, Transcript and UtteranceEnd."""
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """A connection that was let in."""
+
+    request_id: str
+    """Unguessable, fresh for each connection; the Welcome carries it."""
+    dialect: Dialect = Dialect.DEEPGRAM
+
+
+class ClientGone(msgspec.Struct, frozen=True):
+    """The client's leg ended by itself (never reported after a `Close` action)."""
+
+    code: int | None = None
+    """The close frame's code (1005 if the frame had none), or None: lost without a close frame."""
+    reason: str = ""
+
+
+class Loss(enum.Enum):
+    """How an upstream leg ended."""
+
+    REFUSED = "refused"
+    """The server answered the upgrade with an HTTP status other than 101."""
+    UNREACHABLE = "unreachable"
+    """No connection: name, address, TLS, or no answer in time."""
+    CLOSED = "closed"
+    """An open leg ended with a close frame."""
+    LOST = "lost"
+    """An open leg ended without one: EOF, reset, no pong in time, a missed send deadline."""
+
+
+class UpstreamGone(msgspec.Struct, frozen=True):
+    """An upstream leg ended by itself (never reported after its `Hangup`)."""
+
+    how: Loss
+    status: int | None = None
+    """HTTP status, when REFUSED."""
+    code: int | None = None
+    """Close code, when CLOSED."""
+    reason: str = ""
+    """The cause in a few words, without secrets: for the log and for error descriptions."""
