@@ -1,0 +1,67 @@
+"""formats: what a stretch of audio bytes means.
+
+It knows encodings, rates, and how bytes and milliseconds turn into each other. It does not know who
+may use which format (`relay.settings`), and touches no audio (`relay.audio.transcode`).
+
+All audio in this program is mono and little-endian.
+"""
+
+import enum
+
+import msgspec
+
+
+class Encoding(enum.Enum):
+    """How one sample is written. The values are Deepgram's names."""
+
+    LINEAR16 = "linear16"
+    """Signed 16-bit integers."""
+    LINEAR32 = "linear32"
+    """32-bit IEEE floats, full scale at -1.0 and 1.0."""
+    MULAW = "mulaw"
+    """G.711 mu-law, 8 bits."""
+    ALAW = "alaw"
+    """G.711 A-law, 8 bits."""
+
+
+_SAMPLE_BYTES = {
+    Encoding.LINEAR16: 2,
+    Encoding.LINEAR32: 4,
+    Encoding.MULAW: 1,
+    Encoding.ALAW: 1,
+}
+
+
+class Format(msgspec.Struct, frozen=True):
+    """An encoding at a rate: enough to know how long a number of bytes lasts."""
+
+    encoding: Encoding
+    rate: int
+    """Samples a second."""
+
+    @property
+    def sample_bytes(self) -> int:
+        return _SAMPLE_BYTES[self.encoding]
+
+    @property
+    def bytes_per_second(self) -> int:
+        return self.rate * self.sample_bytes
+
+    def ms(self, nbytes: int) -> float:
+        """How long `nbytes` of this audio last, in milliseconds."""
+        return nbytes * 1000 / self.bytes_per_second
+
+    def nbytes(self, ms: float) -> int:
+        """The bytes of the whole samples that fit into `ms` milliseconds."""
+        return int(ms * self.rate / 1000) * self.sample_bytes
+
+
+PCM24K = Format(Encoding.LINEAR16, 24000)
+"""The upstream's `audio/pcm`, which has no other rate."""
+PCMU8K = Format(Encoding.MULAW, 8000)
+"""The upstream's `audio/pcmu`."""
+PCMA8K = Format(Encoding.ALAW, 8000)
+"""The upstream's `audio/pcma`."""
+
+UPSTREAM_FORMATS = (PCM24K, PCMU8K, PCMA8K)
+"""All that the upstream takes and gives; audio in one of these is passed through bit for bit."""
