@@ -1,0 +1,320 @@
+"""config: every knob of the daemon, and where its value comes from.
+
+It knows the keys, their defaults and their meaning, reads TOML, environment and command line into
+one frozen `Config`, and says which upstream that means. It opens no socket and starts nothing.
+A later source wins: the file, then `RELAY_SECTION__KEY`, then `--set`, then the named options of
+the command line. What is not a key here is refused: a knob that does nothing does not exist.
+"""
+
+import datetime
+import ipaddress
+import re
+import tomllib
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from relay.session.facts import Dialect
+
+SIMULATOR = "simulator"
+"""The word that stands for the embedded simulator where a URL is expected."""
+OPENAI_URL = "wss://api.openai.com/v1/realtime"
+
+UrlPath: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^/[^?#\s]*$")]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be served; the text names the key and is meant for its author."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration: immutable, and an unknown key in it is an error."""
+
+
+class Listen(Section, frozen=True):
+    """Where clients connect."""
+
+    host: str = "127.0.0.1"
+    """Name or address to listen on."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    """TCP port; 0 lets the system pick one, which the `listening` log line then names."""
+    deepgram_paths: tuple[UrlPath, ...] = ("/v1/agent/converse",)
+    """Paths that speak Voice Agent V1 and nothing else."""
+    component_paths: tuple[UrlPath, ...] = ("/openai",)
+    """Paths that speak the browser component's dialect."""
+    tls_cert: Path | None = None
+    """PEM file with the certificate chain; serves wss together with `tls_key`."""
+    tls_key: Path | None = None
+    """PEM file with the private key of `tls_cert`."""
+
+
+class Auth(Section, frozen=True):
+    """Who may connect."""
+
+    mode: Literal["none", "keys"] = "none"
+    """`none` admits without credentials, `keys` demands one of the keys in `keys_file`."""
+    keys_file: Path | None = None
+    """One key a line, `name:sha256` with the hash in hexadecimal; else the systemd credential
+    `relay-keys`."""
+    query_token: tuple[Dialect, ...] = (Dialect.COMPONENT,)
+    """Dialects in which `?token=KEY` counts as a credential."""
+    origins: tuple[str, ...] | None = None
+    """Browser origins that are admitted. Unset: loopback ones while `mode` is `none`, else any."""
+    allow_anonymous: bool = False
+    """Serve a non-loopback address although `mode` is `none`."""
+
+
+class Upstream(Section, frozen=True):
+    """The server that holds the conversation."""
+
+    url: str | None = None
+    """Any OpenAI-Realtime-compatible server (ws or wss), or the word `simulator`."""
+    api_key_file: Path | None = None
+    """File with the upstream's key; else `OPENAI_API_KEY`, else the systemd credential
+    `openai-api-key`."""
+
+
+class Log(Section, frozen=True):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe lines that are written; a prompt or transcript is in `debug` at most."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is JSON unless standard error is a terminal."""
+
+
+class Config(Section, frozen=True):
+    """The whole configuration; a TOML file has one table for each field."""
+
+    listen: Listen = Listen()
+    auth: Auth = Auth()
+    upstream: Upstream = Upstream()
+    log: Log = Log()
+
+
+class Address(msgspec.Struct, frozen=True):
+    """An upstream and the key for it."""
+
+    url: str
+    """ws or wss, or `SIMULATOR`."""
+    api_key: str | None = None
+    chosen_by: Literal["upstream.url", "the key", "the lack of a key"] = "upstream.url"
+
+    @property
+    def simulated(self) -> bool:
+        return self.url == SIMULATOR
+
+    def __repr__(self) -> str:  # a key must not reach a log through a traceback or a debug print
+        return f"Address({self.url!r}, api_key={'...' if self.api_key else None})"
+
+
+def load(
+    file: Path | None,
+    environment: Mapping[str, str],
+    assignments: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Config:
+    """Merge the four sources and check every value; raises `ConfigError`.
+
+    `assignments` are `section.key=value` texts, `options` maps dotted keys to values that the
+    command line has already read.
+    """
+    tree: dict[str, Any] = _read_toml(file) if file else {}
+    for name, text in sorted(environment.items()):
+        if path := _environment_path(name):
+            _put(tree, path, _value(text))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: expected section.key=value")
+        _put(tree, _key_path(key), _value(text))
+    for key, value in (options or {}).items():
+        _put(tree, key.split("."), value)
+    config = convert(tree)
+    _check(config)
+    return config
+
+
+def convert(tree: dict[str, Any]) -> Config:
+    """Turn nested tables into a `Config`; raises `ConfigError` that names the offending path."""
+    try:
+        return msgspec.convert(tree, Config, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explanation(error)) from None
+
+
+def upstream(config: Config, environment: Mapping[str, str]) -> Address:
+    """The upstream that this configuration means; raises `ConfigError` when it means none.
+
+    The simulator is chosen by itself only for a person trying the relay at a loopback address: a
+    service that lost its key must stop, not talk nonsense.
+    """
+    key = _api_key(config, environment)
+    url = config.upstream.url
+    if url is not None:
+        return Address(url, None if url == SIMULATOR else key)
+    if key is not None:
+        return Address(OPENAI_URL, key, "the key")
+    if not is_loopback(config.listen.host) or under_systemd(environment):
+        raise ConfigError(
+            "upstream: no key found (upstream.api_key_file, OPENAI_API_KEY or the credential "
+            "openai-api-key); to serve the simulator here, say upstream.url=simulator"
+        )
+    return Address(SIMULATOR, None, "the lack of a key")
+
+
+def keys_text(config: Config, environment: Mapping[str, str]) -> str:
+    """The content of the keys file; raises `ConfigError` when there is none to read."""
+    file = config.auth.keys_file or _credential("relay-keys", environment)
+    if file is None:
+        raise ConfigError("auth.keys_file: needed by auth.mode=keys")
+    return _read_text(file, "auth.keys_file")
+
+
+def ignored_names(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like ours and set nothing, such as RELAY_LISTEN_PORT. Not an error:
+    orchestrators put names like RELAY_PORT into the environment of a service called relay."""
+    return sorted(n for n in environment if n.startswith("RELAY_") and not _environment_path(n))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; a name other than localhost counts as not."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def under_systemd(environment: Mapping[str, str]) -> bool:
+    return "NOTIFY_SOCKET" in environment or "INVOCATION_ID" in environment
+
+
+def _path(expected: type, value: Any) -> Path:
+    if expected is not Path:
+        raise NotImplementedError(expected)
+    if not isinstance(value, str):
+        raise ValueError("Expected a path")  # msgspec adds where
+    return Path(value)
+
+
+def _check(config: Config) -> None:
+    """What no single key can say about itself."""
+    listen, auth, url = config.listen, config.auth, config.upstream.url
+    if (listen.tls_cert is None) != (listen.tls_key is None):
+        raise ConfigError("listen.tls_cert and listen.tls_key: one needs the other")
+    if shared := {_plain(p) for p in listen.deepgram_paths} & {
+        _plain(p) for p in listen.component_paths
+    }:
+        raise ConfigError(f"listen.component_paths: {min(shared)} is in listen.deepgram_paths too")
+    if auth.mode == "none" and not is_loopback(listen.host) and not auth.allow_anonymous:
+        raise ConfigError(
+            f"auth.mode: none would let anyone in who reaches {listen.host}; "
+            "set auth.mode=keys, or auth.allow_anonymous=true if that is meant"
+        )
+    if url is not None and url != SIMULATOR and not _is_websocket_url(url):
+        raise ConfigError(f"upstream.url: expected ws://, wss:// or {SIMULATOR}")
+
+
+def _plain(path: str) -> str:
+    return path.rstrip("/") or "/"
+
+
+def _is_websocket_url(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        parts.port  # noqa: B018 - reading it raises ValueError for what is no port
+    except ValueError:
+        return False
+    return parts.scheme in ("ws", "wss") and bool(parts.hostname)
+
+
+def _api_key(config: Config, environment: Mapping[str, str]) -> str | None:
+    if file := config.upstream.api_key_file:
+        key = _read_text(file, "upstream.api_key_file").strip()
+        if not key:
+            raise ConfigError(f"upstream.api_key_file: {file} is empty")
+    elif not (key := environment.get("OPENAI_API_KEY", "").strip()):
+        credential = _credential("openai-api-key", environment)
+        key = _read_text(credential, "credential openai-api-key").strip() if credential else ""
+    # Else the dial would fail later, out of sight of whoever can mend it.
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError("upstream: the key holds characters that no HTTP header can carry")
+    return key or None
+
+
+def _credential(name: str, environment: Mapping[str, str]) -> Path | None:
+    """A file that systemd's LoadCredential= left for us."""
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    file = Path(directory, name) if directory else None
+    return file if file and file.is_file() else None
+
+
+def _read_text(file: Path, key: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{key}: cannot read {file}: {_reason(error)}") from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_read_text(file, "--config"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _environment_path(name: str) -> list[str]:
+    """`RELAY_LISTEN__PORT` -> listen, port; empty for every other variable."""
+    path = name.removeprefix("RELAY_").lower().split("__")
+    return path if name.startswith("RELAY_") and len(path) > 1 and all(path) else []
+
+
+def _key_path(key: str) -> list[str]:
+    """`voices."aura-2.en"` -> voices, aura-2.en: a TOML key, so that a name may hold dots."""
+    try:
+        tree: Any = tomllib.loads(f"{key.strip()} = 0")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        raise ConfigError(f"--set {key}: expected section.key=value") from None
+    path = []
+    while isinstance(tree, dict):
+        if len(tree) != 1:
+            raise ConfigError(f"--set {key}: expected section.key=value")
+        ((name, tree),) = tree.items()
+        path.append(name)
+    return path
+
+
+def _value(text: str) -> Any:
+    """A TOML value if `text` is one, else `text` itself. No key is a date, so a date is text."""
+    try:
+        tree = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    value = tree["value"]
+    is_moment = isinstance(value, datetime.date | datetime.time)
+    return text if len(tree) != 1 or is_moment else value
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[path[-1]] = value
+
+
+def _explanation(error: msgspec.ValidationError) -> str:
+    """`Object contains unknown field `prot` - at `$.listen`` -> `listen.prot: unknown key`."""
+    problem, _, where = str(error).partition(" - at `")
+    path = re.sub(r"^\$\.?", "", where.rstrip("`"))
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", problem, re.DOTALL):
+        return f"{path}.{unknown[1]}: unknown key".lstrip(".")
+    problem = problem.replace("`object`", "a table")
+    return f"{path or 'configuration'}: {problem[:1].lower()}{problem[1:]}"

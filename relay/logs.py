@@ -1,0 +1,92 @@
+"""logs: what a log line looks like and where it goes.
+
+JSON for machines, colours for a person at a terminal, always to standard error: standard output
+belongs to what a command prints. It knows nothing of what is logged. The rule for all who log: no
+key, prompt, transcript or audio at info or above.
+"""
+
+import contextlib
+import io
+import logging
+import sys
+from typing import Literal, TextIO, cast
+
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "json", "console"]
+
+
+def set_up(level: Level = "info", form: Format = "auto", stream: TextIO | None = None) -> None:
+    """Make `structlog.get_logger()` and the standard library's loggers write to `stream`
+    (standard error). Harmless to repeat; loggers made before follow."""
+    out = cast(TextIO, _Lasting(stream or sys.stderr))
+    as_json = form == "json" or (form == "auto" and not out.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor]
+    if as_json:
+        # Tracebacks as data, exception groups with every member. Without the locals of the frames:
+        # they hold keys and transcripts.
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last = [
+            structlog.processors.ExceptionRenderer(frames),
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    _adopt_standard_loggers(shared, last, threshold, out)
+
+
+class _Lasting(io.TextIOBase):
+    """A stream that swallows lines which nobody can read any more: `relay 2>&1 | head` must not
+    end the conversations that are going on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+def _adopt_standard_loggers(
+    shared: list[structlog.typing.Processor],
+    last: list[structlog.typing.Processor],
+    threshold: int,
+    stream: TextIO,
+) -> None:
+    """Lines of libraries (trio.serve_listeners reports a full descriptor table there) come out in
+    the same form. Below warning they are noise to whoever runs the relay."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(threshold, logging.WARNING))
