@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from relay.session.facts import Dialect
+from relay.session.options import SessionOptions
 
 SIMULATOR = "simulator"
 """The word that stands for the embedded simulator where a URL is expected."""
@@ -62,7 +63,8 @@ class Auth(Section, frozen=True):
     query_token: tuple[Dialect, ...] = (Dialect.COMPONENT,)
     """Dialects in which `?token=KEY` counts as a credential."""
     origins: tuple[str, ...] | None = None
-    """Browser origins that are admitted. Unset: loopback ones while `mode` is `none`, else any."""
+    """Browser origins that are admitted, `*` for any. Unset: loopback origins at a loopback Host
+    while `mode` is `none`, else any."""
     allow_anonymous: bool = False
     """Serve a non-loopback address although `mode` is `none`."""
 
@@ -92,6 +94,7 @@ class Config(Section, frozen=True):
     listen: Listen = Listen()
     auth: Auth = Auth()
     upstream: Upstream = Upstream()
+    session: SessionOptions = SessionOptions()
     log: Log = Log()
 
 
@@ -166,12 +169,25 @@ def upstream(config: Config, environment: Mapping[str, str]) -> Address:
     return Address(SIMULATOR, None, "the lack of a key")
 
 
-def keys_text(config: Config, environment: Mapping[str, str]) -> str:
-    """The content of the keys file; raises `ConfigError` when there is none to read."""
+def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
+    """The names of the client keys by their SHA-256, empty while `auth.mode` is `none`; raises
+    `ConfigError`, which never quotes a line: it might hold the key itself."""
+    if config.auth.mode == "none":
+        return {}
     file = config.auth.keys_file or _credential("relay-keys", environment)
     if file is None:
         raise ConfigError("auth.keys_file: needed by auth.mode=keys")
-    return _read_text(file, "auth.keys_file")
+    names: dict[bytes, str] = {}
+    for number, line in enumerate(_read_text(file, "auth.keys_file").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        entry = re.fullmatch(r"\s*([^\s:]+)\s*:\s*([0-9a-fA-F]{64})\s*", line)
+        if not entry:
+            raise ConfigError(f"auth.keys_file: {file}, line {number}: expected name:sha256")
+        names[bytes.fromhex(entry[2])] = entry[1]
+    if not names:
+        raise ConfigError(f"auth.keys_file: {file} holds no key, so nobody could connect")
+    return names
 
 
 def ignored_names(environment: Mapping[str, str]) -> list[str]:

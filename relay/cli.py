@@ -1,0 +1,138 @@
+"""cli: the commands, their options and their exit codes.
+
+0: drained, or the check passed. 2: the command line or the configuration, which a restart would not
+mend. 1: anything else. Each command imports its own room, so that none waits for what it does not
+use.
+"""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+import structlog
+import trio
+from cyclopts import App, Parameter
+
+from relay import config, logs
+from relay.config import Config, ConfigError
+
+app = App(
+    name="relay",
+    help="Deepgram Voice Agent V1 clients on an OpenAI-Realtime upstream.",
+    version=lambda: importlib.metadata.version("voice-agent-relay"),
+    result_action="return_value",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        return int(app(arguments, exit_on_error=False, print_error=False) or 0)
+    except cyclopts.CycloptsError as error:
+        print(f"relay: {error}", file=sys.stderr)
+        print("usage: relay [serve | talk | simulate | check] [OPTIONS]", file=sys.stderr)
+        print("       relay [COMMAND] --help describes the options", file=sys.stderr)
+        return 2
+    except ConfigError as error:
+        print(f"relay: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 1
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the configuration comes from, besides the environment."""
+
+    config: Path | None = None
+    """TOML file with a table for each section."""
+    assignments: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
+    """section.key=value; overrides the file and the environment. Repeatable."""
+
+    def load(self, **options: str | int | None) -> Config:
+        """`options` are keys with `__` for the dot; None leaves a key to the other sources."""
+        given = {k.replace("__", "."): v for k, v in options.items() if v is not None}
+        return config.load(self.config, os.environ, self.assignments, given)
+
+
+NO_SOURCE = Source()
+
+
+@app.default
+def serve(
+    *,
+    listen: str | None = None,
+    upstream: str | None = None,
+    ready_file: Path | None = None,
+    source: Source = NO_SOURCE,
+) -> int:
+    """Serve (the default command).
+
+    Parameters
+    ----------
+    listen
+        HOST:PORT to listen on; port 0 picks one.
+    upstream
+        URL of the upstream, or the word simulator.
+    ready_file
+        File that receives the URL once clients can connect.
+    """
+    host, port = _host_and_port(listen)
+    configured = source.load(listen__host=host, listen__port=port, upstream__url=upstream)
+    logs.set_up(configured.log.level, configured.log.format)
+    from relay import server
+
+    return _run(server.serve, configured, os.environ, ready_file)
+
+
+app.command(serve)
+
+
+@app.command
+def check(*, upstream: str | None = None, source: Source = NO_SOURCE) -> int:
+    """Read the configuration, say what would be served, dial the upstream once.
+
+    Parameters
+    ----------
+    upstream
+        URL of the upstream, or the word simulator.
+    """
+    configured = source.load(upstream__url=upstream)
+    logs.set_up("error", configured.log.format)
+    from relay import check as room
+
+    return _run(room.check, configured, os.environ)
+
+
+def _host_and_port(listen: str | None) -> tuple[str | None, int | None]:
+    """`127.0.0.1:8080`, `[::1]:8080`, `:8080` or `8080`."""
+    if listen is None:
+        return None, None
+    host, _, port = listen.rpartition(":")
+    if not (port.isascii() and port.isdigit()):
+        raise ConfigError(f"--listen {listen}: expected HOST:PORT")
+    return host.removeprefix("[").removesuffix("]") or None, int(port)
+
+
+def _run(command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
+    """Run a command to its exit code. A failure nobody foresaw is one log line, not a traceback
+    between other lines; Ctrl-C says nothing."""
+    try:
+        return trio.run(command, *arguments)
+    except ConfigError:
+        raise
+    except KeyboardInterrupt:
+        return 1
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[0]:
+            return 1
+        structlog.get_logger().error("stopped by a failure", exc_info=group)
+    except Exception as error:
+        structlog.get_logger().error("stopped by a failure", exc_info=error)
+    return 1
