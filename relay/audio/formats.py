@@ -7,8 +7,12 @@ All audio in this program is mono and little-endian.
 """
 
 import enum
+from collections.abc import Iterator
 
 import msgspec
+
+FRAME_BYTES = 32 * 1024
+"""The largest binary frame for a client (C-132); the official SDKs take up to 1 MiB."""
 
 
 class Encoding(enum.Enum):
@@ -52,8 +56,25 @@ class Format(msgspec.Struct, frozen=True):
         return nbytes * 1000 / self.bytes_per_second
 
     def nbytes(self, ms: float) -> int:
-        """The bytes of the whole samples that fit into `ms` milliseconds."""
-        return int(ms * self.rate / 1000) * self.sample_bytes
+        """The bytes of the whole samples that fit into `ms` milliseconds.
+
+        `nbytes(ms(n)) == n` for whole samples: a millionth of a sample makes up for the division.
+        """
+        return int(ms * self.rate / 1000 + 1e-6) * self.sample_bytes
+
+    def frames(self, audio: bytes, max_bytes: int = FRAME_BYTES) -> Iterator[bytes]:
+        """Cut audio into binary frames: whole samples, none empty, none above `max_bytes` (C-132).
+
+        Raises ValueError if `audio` ends within a sample; what a transcoder gives never does.
+        """
+        if len(audio) % self.sample_bytes:
+            raise ValueError(f"{len(audio)} bytes are no whole samples of {self.encoding.value}")
+        if 0 < len(audio) <= max_bytes:
+            yield audio
+            return
+        step = max_bytes - max_bytes % self.sample_bytes
+        for start in range(0, len(audio), step):
+            yield audio[start : start + step]
 
 
 PCM24K = Format(Encoding.LINEAR16, 24000)
