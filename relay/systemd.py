@@ -1,0 +1,54 @@
+"""systemd: what the service manager is told, and the sockets it hands over.
+
+The three small protocols of sd_notify(3), sd_listen_fds(3) and sd_watchdog_enabled(3). Without
+systemd every call does nothing. It knows nothing of what is served.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+
+import structlog
+import trio
+
+FIRST_SOCKET = 3
+"""SD_LISTEN_FDS_START: the descriptor after standard error."""
+
+
+def notify(environment: Mapping[str, str], **state: str | int) -> None:
+    """Send `READY=1` and the like in one datagram. Never waits; a manager that cannot be told is
+    worth a log line and no more."""
+    address = environment.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # abstract namespace
+        address = "\0" + address[1:]
+    text = "\n".join(f"{name}={value}" for name, value in state.items())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
+            channel.sendto(text.encode(), address)
+    except OSError as error:
+        structlog.get_logger().warning("systemd not notified", reason=str(error))
+
+
+def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
+    """The listening sockets of socket activation; empty when there are none for this process."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environment.get("LISTEN_FDS", "0"))
+    descriptors = range(FIRST_SOCKET, FIRST_SOCKET + count)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
+
+
+async def watchdog(environment: Mapping[str, str]) -> None:
+    """Tell systemd twice in each watchdog period that the event loop still turns; returns at once
+    when no watchdog is set for this process."""
+    period_us = int(environment.get("WATCHDOG_USEC", "0"))
+    pid = environment.get("WATCHDOG_PID")
+    if not period_us or pid not in (None, str(os.getpid())):
+        return
+    while True:
+        notify(environment, WATCHDOG=1)
+        await trio.sleep(period_us / 2e6)
