@@ -309,6 +309,7 @@ def _key_path(key: str) -> list[str]:
 
 def _value(text: str) -> Any:
     """A TOML value if `text` is one, else `text` itself. No key is a date, so a date is text."""
+    text = text.strip()
     try:
         tree = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):

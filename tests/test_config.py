@@ -1,0 +1,242 @@
+"""Configuration: four sources, one struct, and errors that name their path."""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+import pytest
+
+from relay import config
+from relay.config import Address, Config, ConfigError
+from relay.session.facts import Dialect
+
+ROOT = Path(__file__).parent.parent
+
+
+def loaded(*assignments: str, **environment: str) -> Config:
+    return config.load(None, environment, assignments)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "relay.toml"
+
+
+def test_a_later_source_wins(file: Path) -> None:
+    file.write_text('[listen]\nport = 1\nhost = "::1"\n[log]\nlevel = "error"\nformat = "json"\n')
+    environment = {"RELAY_LISTEN__PORT": "2", "RELAY_LOG__LEVEL": "warning"}
+    found = config.load(file, environment, ["listen.port=3"], {"log.level": "debug"})
+    assert (found.listen.host, found.listen.port) == ("::1", 3)
+    assert (found.log.level, found.log.format) == ("debug", "json")
+
+
+def test_of_two_assignments_the_later_wins() -> None:
+    assert loaded("listen.port=1", "listen.port=2").listen.port == 2
+
+
+@pytest.mark.parametrize(
+    ("assignment", "path", "value"),
+    [
+        ("listen.port=3", "listen.port", 3),
+        ('listen.host="localhost"', "listen.host", "localhost"),
+        ("listen.host=localhost", "listen.host", "localhost"),
+        ("listen.host = localhost", "listen.host", "localhost"),
+        ('listen.deepgram_paths=["/a", "/b"]', "listen.deepgram_paths", ("/a", "/b")),
+        ("auth.allow_anonymous=true", "auth.allow_anonymous", True),
+        ('auth.query_token=["deepgram"]', "auth.query_token", (Dialect.DEEPGRAM,)),
+        ("auth.keys_file=/etc/keys", "auth.keys_file", Path("/etc/keys")),
+        ("upstream.url=ws://host/path?a=b", "upstream.url", "ws://host/path?a=b"),
+        ("session.drain_s=2", "session.drain_s", 2.0),
+    ],
+)
+def test_a_value_is_toml_if_it_can_be_and_text_if_not(
+    assignment: str, path: str, value: object
+) -> None:
+    found: Any = loaded(assignment)
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_an_environment_value_is_read_the_same_way() -> None:
+    found = loaded(RELAY_LISTEN__DEEPGRAM_PATHS='["/a"]', RELAY_UPSTREAM__URL="simulator")
+    assert found.listen.deepgram_paths == ("/a",)
+    assert found.upstream.url == "simulator"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("listen.prot=1", "listen.prot: unknown key"),
+        ("listne.port=1", "listne: unknown key"),
+        ("session.drain=1", "session.drain: unknown key"),
+        ("listen.port=abc", "listen.port: expected `int`, got `str`"),
+        ("listen.port=true", "listen.port: expected `int`, got `bool`"),
+        ("listen.port=65536", "listen.port: expected `int` <= 65535"),
+        ("listen=3", "listen: expected a table, got `int`"),
+        ("listen.port.x=3", "listen.port: expected `int`, got a table"),
+        ("listen.port=1\nlisten.host=2", "listen.port: expected `int`, got `str`"),
+        ("listen.tls_cert=3", "listen.tls_cert: expected a path"),
+        ('listen.component_paths=["/a", "b"]', "listen.component_paths[1]: "),
+        ("log.level=loud", "log.level: invalid enum value 'loud'"),
+        ('auth.query_token=["browser"]', "auth.query_token[0]: invalid enum value 'browser'"),
+        ("listen.port", "--set listen.port: expected section.key=value"),
+        ("=3", "--set : expected section.key=value"),
+        ("listen.tls_cert=/a", "listen.tls_cert and listen.tls_key: one needs the other"),
+        ("listen.component_paths=['/v1/agent/converse/']", "listen.component_paths: "),
+        ("upstream.url=https://host", "upstream.url: expected ws://"),
+        ("upstream.url=ws://", "upstream.url: expected ws://"),
+        ("upstream.url=ws://host:99999", "upstream.url: expected ws://"),
+        ("listen.host=0.0.0.0", "auth.mode: none would let anyone in"),
+        ("listen.host=relay.example", "auth.mode: none would let anyone in"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_its_path(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        loaded(assignment)
+    assert str(error.value).startswith(message)
+
+
+def test_an_unknown_key_in_the_environment_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^listen\.prot: unknown key$"):
+        loaded(RELAY_LISTEN__PROT="1")
+
+
+def test_a_variable_that_sets_nothing_is_named_but_no_error() -> None:
+    environment = {"RELAY_PORT": "tcp://10.0.0.1:80", "RELAY_LISTEN__PORT": "1", "HOME": "/"}
+    assert config.load(None, environment).listen.port == 1
+    assert config.ignored_names(environment) == ["RELAY_PORT"]
+
+
+def test_a_file_that_is_missing_or_no_toml_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*No such file"):
+        config.load(file, {})
+    file.write_text("[listen\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        config.load(file, {})
+    file.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="cannot read"):
+        config.load(file, {})
+
+
+def structs(struct: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    yield struct
+    for hint in get_type_hints(struct).values():
+        for member in (hint, *get_args(hint)):
+            if isinstance(member, type) and issubclass(member, msgspec.Struct):
+                yield from structs(member)
+
+
+OPEN = {"Agent"}
+"""Taken as Settings carries it, so as lenient as Settings is."""
+
+
+@pytest.mark.parametrize("struct", set(structs(Config)), ids=lambda s: s.__name__)
+def test_every_table_is_frozen_and_refuses_what_it_does_not_know(
+    struct: type[msgspec.Struct],
+) -> None:
+    if struct.__module__ == "relay.voice_agent":
+        return
+    assert struct.__struct_config__.frozen
+    assert struct.__struct_config__.forbid_unknown_fields
+
+
+def test_every_key_of_the_shipped_example_holds_also_those_in_comments() -> None:
+    text = (ROOT / "systemd" / "relay.toml").read_text()
+    live = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
+    assert config.load(ROOT / "systemd" / "relay.toml", {}).upstream.url == config.OPENAI_URL
+    assert config.convert(tomllib.loads(live)).auth.keys_file == Path("/etc/relay/keys")
+
+
+# The upstream.
+
+
+def upstream(*assignments: str, **environment: str) -> Address:
+    return config.upstream(config.load(None, {}, assignments), environment)
+
+
+@pytest.mark.conformance("C-012")
+def test_a_key_alone_means_openai() -> None:
+    found = upstream(OPENAI_API_KEY=" sk-1\n")
+    assert found == Address(config.OPENAI_URL, "sk-1", "the key")
+
+
+def test_no_key_at_loopback_means_the_simulator() -> None:
+    assert upstream() == Address("simulator", None, "the lack of a key")
+    assert upstream(OPENAI_API_KEY="").simulated
+
+
+@pytest.mark.parametrize("variable", ["NOTIFY_SOCKET", "INVOCATION_ID"])
+def test_a_service_without_a_key_does_not_fall_back_to_the_simulator(variable: str) -> None:
+    with pytest.raises(ConfigError, match="no key found"):
+        upstream(**{variable: "x"})
+    assert upstream("upstream.url=simulator", **{variable: "x"}).simulated
+
+
+def test_a_public_address_without_a_key_does_not_fall_back_to_the_simulator() -> None:
+    public = ("listen.host=0.0.0.0", "auth.allow_anonymous=true")
+    with pytest.raises(ConfigError, match="no key found"):
+        upstream(*public)
+    assert upstream(*public, "upstream.url=simulator").simulated
+
+
+def test_the_key_file_comes_before_the_environment_and_that_before_the_credential(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "openai-api-key").write_text("credential\n")
+    (tmp_path / "file").write_text("file\n")
+    credential = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    both = {**credential, "OPENAI_API_KEY": "variable"}
+    assert upstream(**credential).api_key == "credential"
+    assert upstream(**both).api_key == "variable"
+    assert upstream(f"upstream.api_key_file={tmp_path / 'file'}", **both).api_key == "file"
+
+
+def test_the_simulator_gets_no_key() -> None:
+    assert upstream("upstream.url=simulator", OPENAI_API_KEY="sk-1").api_key is None
+
+
+@pytest.mark.parametrize("content", ["", "\n", "two\nlines", "naïve"])
+def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(ConfigError, match="upstream"):
+        upstream(f"upstream.api_key_file={tmp_path / 'file'}")
+
+
+@pytest.mark.conformance("C-007")
+def test_an_address_does_not_print_its_key() -> None:
+    assert "secret" not in f"{Address('ws://h', 'secret')} {Address('ws://h', 'secret')!r}"
+
+
+# The clients' keys.
+
+HASH = hashlib.sha256(b"k").hexdigest()
+
+
+def test_a_keys_file_has_a_name_and_a_hash_on_each_line(file: Path) -> None:
+    file.write_text(f"# ours\n\nlaptop:{HASH}\n phone : {'AB' * 32} \n")
+    found = config.keys(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
+    assert found == {bytes.fromhex(HASH): "laptop", b"\xab" * 32: "phone"}
+
+
+def test_without_a_keys_file_the_credential_is_read(tmp_path: Path) -> None:
+    (tmp_path / "relay-keys").write_text(f"laptop:{HASH}\n")
+    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert list(config.keys(loaded("auth.mode=keys"), environment).values()) == ["laptop"]
+
+
+@pytest.mark.parametrize("content", ["secret", "name:secret", f"name:{HASH}:10", "", "# none\n"])
+def test_a_keys_file_that_is_none_is_refused_without_quoting_it(file: Path, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"^auth\.keys_file: ") as error:
+        config.keys(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
+    assert "secret" not in str(error.value)
+
+
+def test_keys_without_a_file_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^auth\.keys_file: needed"):
+        config.keys(loaded("auth.mode=keys"), {})
