@@ -4,14 +4,7 @@ import enum
 
 import msgspec
 
-
-class Dialect(enum.Enum):
-    """Which client is at the other end."""
-
-    DEEPGRAM = "deepgram"
-    """Official SDKs: nothing outside Voice Agent V1 is ever sent."""
-    COMPONENT = "component"
-    """The browser component: V1 plus AgentDone, Transcript and UtteranceEnd."""
+from relay.settings import Dialect as Dialect  # told at admission, so it is found here too
 
 
 class Admission(msgspec.Struct, frozen=True):
