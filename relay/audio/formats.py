@@ -35,6 +35,13 @@ _SAMPLE_BYTES = {
     Encoding.ALAW: 1,
 }
 
+_SILENT_SAMPLE = {
+    Encoding.LINEAR16: bytes(2),
+    Encoding.LINEAR32: bytes(4),
+    Encoding.MULAW: b"\xff",
+    Encoding.ALAW: b"\xd5",
+}
+
 
 class Format(msgspec.Struct, frozen=True):
     """An encoding at a rate: enough to know how long a number of bytes lasts."""
@@ -61,6 +68,10 @@ class Format(msgspec.Struct, frozen=True):
         `nbytes(ms(n)) == n` for whole samples: a millionth of a sample makes up for the division.
         """
         return int(ms * self.rate / 1000 + 1e-6) * self.sample_bytes
+
+    def silence(self, nbytes: int) -> bytes:
+        """`nbytes` of whole samples in which nothing is heard."""
+        return _SILENT_SAMPLE[self.encoding] * (nbytes // self.sample_bytes)
 
     def frames(self, audio: bytes, max_bytes: int = FRAME_BYTES) -> Iterator[bytes]:
         """Cut audio into binary frames: whole samples, none empty, none above `max_bytes` (C-132).

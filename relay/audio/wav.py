@@ -1,44 +1,43 @@
-"""wav: recordings in RIFF files, as `relay talk` reads and keeps them.
+"""wav: the header of a RIFF/WAVE stream whose length nobody knows yet.
 
-It knows how to get mono linear16 out of a file's bytes and back into one. It opens no file.
+It knows those 44 bytes. Reading files is the standard library's `wave`; whether a header is sent at
+all is the session's business (`session.wav_header`).
 """
 
-import io
-import wave
-
-import numpy as np
+import struct
 
 from relay.audio.formats import Encoding, Format
 
+UNKNOWN_LENGTH = 0xFFFFFFFF
+"""What streaming encoders write; players then read until the end of the stream."""
 
-class WavError(ValueError):
-    """These bytes are no recording that we can play; the text says why, for whoever chose it."""
-
-
-def decode(data: bytes) -> tuple[bytes, Format]:
-    """The recording in a 16-bit PCM file; several channels are mixed into one."""
-    try:
-        with wave.open(io.BytesIO(data)) as file:
-            rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
-            samples = file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
-        raise WavError(f"no PCM WAV file: {str(error) or 'it ends too early'}") from None
-    if width != 2:
-        raise WavError(f"{8 * width}-bit samples; only 16-bit ones are understood")
-    if rate <= 0:
-        raise WavError("no sample rate")
-    whole = len(samples) // (2 * channels) * (2 * channels)
-    frames = np.frombuffer(samples[:whole], "<i2").reshape(-1, channels)
-    mono = samples[:whole] if channels == 1 else frames.mean(axis=1).astype("<i2").tobytes()
-    return mono, Format(Encoding.LINEAR16, rate)
+_FORMAT_TAGS = {
+    Encoding.LINEAR16: 0x0001,  # WAVE_FORMAT_PCM
+    Encoding.LINEAR32: 0x0003,  # WAVE_FORMAT_IEEE_FLOAT
+    Encoding.ALAW: 0x0006,  # WAVE_FORMAT_ALAW
+    Encoding.MULAW: 0x0007,  # WAVE_FORMAT_MULAW
+}
 
 
-def encode(audio: bytes, rate: int) -> bytes:
-    """A file with this mono linear16 audio."""
-    data = io.BytesIO()
-    with wave.open(data, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(audio)
-    return data.getvalue()
+def streaming_header(audio: Format) -> bytes:
+    """44 bytes: RIFF, `fmt ` (16 bytes, mono) and the beginning of `data`, both of unknown length.
+
+    The format chunk is the short one for all encodings, which keeps the header at the 44 bytes that
+    clients skip blindly; strict readers would like 18 bytes and a `fact` chunk for other than PCM.
+    """
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        UNKNOWN_LENGTH,
+        b"WAVE",
+        b"fmt ",
+        16,
+        _FORMAT_TAGS[audio.encoding],
+        1,
+        audio.rate,
+        audio.bytes_per_second,
+        audio.sample_bytes,
+        audio.sample_bytes * 8,
+        b"data",
+        UNKNOWN_LENGTH,
+    )
