@@ -21,55 +21,55 @@ class Target(msgspec.Struct, frozen=True):
     model: str
 
 
-class ToClient(msgspec.Struct, frozen=True):
+class ToClient(msgspec.Struct, frozen=True, tag=True):
     """Post one message to the client, behind everything posted before it."""
 
     message: voice_agent.ServerMessage
 
 
-class AudioToClient(msgspec.Struct, frozen=True):
+class AudioToClient(msgspec.Struct, frozen=True, tag=True):
     """Post agent audio, in the upstream's output format; the mouth turns it into the client's."""
 
     audio: bytes
 
 
-class AudioEnds(msgspec.Struct, frozen=True):
+class AudioEnds(msgspec.Struct, frozen=True, tag=True):
     """No more audio of this response: flush the mouth's tail, before whatever is posted next."""
 
 
-class AudioDropped(msgspec.Struct, frozen=True):
+class AudioDropped(msgspec.Struct, frozen=True, tag=True):
     """Take audio that was posted and not yet written out of the outbox, and forget the mouth's
     state. JSON stays, in order. The session has already taken `client_backlog` off its books."""
 
 
-class ToUpstream(msgspec.Struct, frozen=True):
+class ToUpstream(msgspec.Struct, frozen=True, tag=True):
     """Post one event to an upstream leg."""
 
     leg: int
     event: realtime.ClientEvent
 
 
-class AudioToUpstream(msgspec.Struct, frozen=True):
+class AudioToUpstream(msgspec.Struct, frozen=True, tag=True):
     """Post `input_audio_buffer.append` with this audio (upstream's input format) to a leg."""
 
     leg: int
     audio: bytes
 
 
-class Dial(msgspec.Struct, frozen=True):
+class Dial(msgspec.Struct, frozen=True, tag=True):
     """Open upstream leg number `leg`. The answer is `upstream_opened` or `upstream_gone`."""
 
     leg: int
     target: Target
 
 
-class Hangup(msgspec.Struct, frozen=True):
+class Hangup(msgspec.Struct, frozen=True, tag=True):
     """Close an upstream leg, or stop dialling it. Nothing more is reported about it."""
 
     leg: int
 
 
-class SetFormats(msgspec.Struct, frozen=True):
+class SetFormats(msgspec.Struct, frozen=True, tag=True):
     """Make ears and a mouth anew for these formats. Comes before any audio is asked for."""
 
     client_input: Format
@@ -79,14 +79,14 @@ class SetFormats(msgspec.Struct, frozen=True):
     wav_header: bool
 
 
-class Redeliver(msgspec.Struct, frozen=True):
+class Redeliver(msgspec.Struct, frozen=True, tag=True):
     """Frames that came before Settings, in order of arrival: treat each as if it came just now,
     after all other actions of the list are performed (the ears know the format by then)."""
 
     frames: list[voice_agent.ClientMessage | bytes]
 
 
-class CallEndpoint(msgspec.Struct, frozen=True):
+class CallEndpoint(msgspec.Struct, frozen=True, tag=True):
     """Call a server-side function over HTTP. The answer is `endpoint_answered`."""
 
     call: str
@@ -94,13 +94,13 @@ class CallEndpoint(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class CancelEndpoint(msgspec.Struct, frozen=True):
+class CancelEndpoint(msgspec.Struct, frozen=True, tag=True):
     """Give up an endpoint call. Nothing more is reported about it."""
 
     call: str
 
 
-class Close(msgspec.Struct, frozen=True):
+class Close(msgspec.Struct, frozen=True, tag=True):
     """End the connection: write what is posted, send this close frame to the client, hang up every
     upstream leg. Always the last action of its list, and of the session."""
 
@@ -108,7 +108,7 @@ class Close(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Note(msgspec.Struct, frozen=True):
+class Note(msgspec.Struct, frozen=True, tag=True):
     """One log line. Fields hold types, ids and sizes; never a key, prompt, transcript or audio."""
 
     level: Literal["debug", "info", "warning"]

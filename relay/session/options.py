@@ -1,0 +1,95 @@
+"""The knobs of a conversation: every timer and bound, its unit in the name.
+
+The configuration's `[session]` table is this struct. Knows nothing of files or the environment.
+"""
+
+from typing import Literal
+
+import msgspec
+
+
+class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a conversation is held. Defaults and their reasons are the protocol's (4.2, 4.7)."""
+
+    strict: bool = False
+    """Refuse what Deepgram refuses, also where a milder answer is possible."""
+
+    settings_deadline_s: float = 15.0
+    """A connection that has sent no Settings by then is closed."""
+    client_idle_s: float = 60.0
+    """A client that sends no frame for so long is closed; the agent's speech and open function
+    rounds do not count as silence."""
+    upstream_ready_s: float = 15.0
+    """All attempts to reach and configure the upstream together, counted from Settings."""
+    upstream_step_s: float = 10.0
+    """One step of an attempt: connecting, waiting for session.created, for session.updated."""
+    redial_backoff_s: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Pause before the second, third... attempt; the last one repeats."""
+
+    response_requested_s: float = 10.0
+    """An asked-for response that has not begun by then is asked for once more; an item that is
+    not acknowledged by then counts as acknowledged."""
+    response_tries: int = 3
+    """How often a failed response is asked for again."""
+    response_backoff_s: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Pause before each of these tries; the last one repeats."""
+    slow_think_s: float = 5.0
+    """Warn when a response has brought nothing for so long, and again each time; 0 = never."""
+    committed_wait_s: float = 10.0
+    """A user turn that gets no response is over after this time."""
+    cancel_wait_s: float = 1.0
+    """How long a response that the relay cancelled may take to end, and the upstream to answer a
+    turn that began by cancelling one."""
+
+    call_timeout_s: float = 60.0
+    """A function call that the client has not answered by then fails; 0 = waits for ever."""
+    max_call_output_bytes: int = 256 * 1024
+    """A longer function output is truncated."""
+    max_call_arguments_bytes: int = 1000 * 1024
+    """A call with longer arguments is not announced but answered with an error; a little under
+    the 1 MiB that the SDKs take in one message."""
+    batch_function_calls: bool = False
+    """One FunctionCallRequest for all calls of a response, instead of one for each."""
+    cancel_calls_on_barge_in: bool = False
+    """Void open calls when the user speaks, as Deepgram does."""
+
+    user_text_wait_s: float = 1.5
+    """How long a finished assistant text waits for the text of the user's turn before it."""
+    truncate_margin_ms: float = 0.0
+    """Taken off what the user is thought to have heard, for latency behind the socket."""
+
+    early_messages: int = 64
+    """Messages kept before Settings (`strict`: none)."""
+    early_audio_bytes: int = 1024 * 1024
+    """Audio kept before Settings; the oldest is dropped."""
+    held_messages: int = 256
+    """Messages kept between Settings and a live upstream."""
+    held_audio_s: float = 10.0
+    """Audio kept between Settings and a live upstream; the oldest is dropped."""
+    max_client_frame_bytes: int = 1024 * 1024
+    """A larger frame from the client ends the session."""
+    append_min_ms: float = 20.0
+    """Shorter client frames are gathered into appends of at least this length."""
+    append_max_wait_ms: float = 100.0
+    """...but no audio waits longer than this."""
+    max_waiting_injects: int = 32
+    """User messages that wait for their answers; one more is refused with a Warning."""
+
+    update_prompt: Literal["append", "replace"] = "append"
+    """What UpdatePrompt does. Deepgram appends."""
+    inject_user_interrupts: bool = False
+    """InjectUserMessage cuts the agent's speech."""
+    force_end_turn_strict: bool = False
+    """Refuse ForceEndTurn unless listening with a Flux model, as Deepgram does."""
+    interrupt_flush: Literal["none", "user_started_speaking"] = "none"
+    """What tells the client to drop its buffer when InjectAgentMessage interrupts. V1 has only
+    UserStartedSpeaking, which a client may show as the user's turn."""
+    greeting_mode: Literal["speak", "text", "off"] = "speak"
+    """Have the model speak the greeting, send it as text only, or not at all."""
+    context_mode: Literal["items", "instructions"] = "items"
+    """Replay `agent.context` as conversation items, or as text in the instructions."""
+    wav_header: bool = False
+    """With container `wav`, send a header at the start of each utterance."""
+
+    drain_s: float = 30.0
+    """How long live sessions may go on after the daemon was told to stop."""

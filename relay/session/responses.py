@@ -1,0 +1,533 @@
+"""Responses: wanted, asked for one at a time, followed from created to done (4.3, 4.4, 3.4).
+
+At most one response.create is under way or one response live: the upstream allows no more, and
+what it refuses is asked again (L-10, L-66, L-67). Whether one may be sent is a question about the
+state now, never about an event to come (L-11).
+"""
+
+from relay import realtime, voice_agent
+from relay.session import rounds, text
+from relay.session.actions import AudioEnds, AudioToClient
+from relay.session.state import (
+    REMEMBERED,
+    AgentItem,
+    Leg,
+    Measured,
+    Reason,
+    Response,
+    State,
+    Timer,
+    TurnPhase,
+    Want,
+)
+
+RETRIED = ("rate_limit_exceeded", "server_error")
+"""Failures of a response that another try may mend (3.4.9)."""
+FATAL = ("insufficient_quota", "invalid_api_key", "model_not_found")
+"""Failures that no try will mend (C-233)."""
+
+
+# -- wanting ---------------------------------------------------------------------------------------
+
+
+def speak_next(s: State, want: Want) -> None:
+    """Queue a verbatim response: behind other verbatim ones, ahead of everything else (C-100)."""
+    ahead = next((n for n, other in enumerate(s.wants) if not other.verbatim), len(s.wants))
+    s.wants.insert(ahead, want)
+
+
+def acknowledged(s: State, item: str) -> None:
+    """The upstream has one of our items, told in whichever event came first (L-08, C-090)."""
+    rounds.output_acknowledged(s, item)
+    for waiting in s.wants:
+        if item in waiting.waits_for:
+            waiting.waits_for.remove(item)
+    if not any(waiting.waits_for for waiting in s.wants):
+        s.disarm(Timer.ITEM)
+
+
+def item_unacknowledged(s: State) -> None:
+    """No acknowledgement came. Better asked without than never."""
+    for waiting in s.wants:
+        if waiting.waits_for:
+            s.note("warning", "item_unacknowledged", items=len(waiting.waits_for))
+            waiting.waits_for = []
+
+
+def pump(s: State) -> None:
+    """Ask for the next wanted response, if there is one and it may be asked for now."""
+    if s.live is None or s.requested or s.response or s.retrying or not s.wants:
+        return
+    head = s.wants[0]
+    if not _eligible(s, head):
+        return
+    s.wants.pop(0)
+    _request(s, head)
+
+
+def request_unanswered(s: State) -> None:
+    """A response.create brought nothing: once more, then give it up."""
+    asked, s.requested = s.requested, None
+    if asked is None:
+        return
+    s.note("warning", "response_unanswered", reason=asked.reason.value)
+    if not asked.asked_again:
+        asked.asked_again = True
+        s.wants.insert(0, asked)
+
+
+def refused(s: State, error: realtime.ErrorDetail) -> None:
+    """Our response.create was answered with an error (4.3)."""
+    asked, s.requested = s.requested, None
+    s.disarm(Timer.REQUEST)
+    if asked is None or asked.dropped:
+        return
+    if error.code == "conversation_already_has_active_response":
+        if s.response is None:  # one that we do not know of: ask again a little later
+            s.retrying = asked
+            s.arm(Timer.RETRY, s.options.response_backoff_s[0])
+        elif not _answered_by_live(s, asked):
+            s.wants.insert(0, asked)  # C-095
+    elif asked.verbatim and asked.with_input and error.param == "response.input":
+        asked.with_input = False
+        s.wants.insert(0, asked)  # C-214, U-10
+    elif asked.verbatim:
+        s.warn("SPEAK_REQUEST_FAILED", error.message)
+    elif error.code in FATAL:
+        s.fail("FAILED_TO_THINK", error.message, 1000)
+    else:
+        s.warn("THINK_REQUEST_FAILED", error.message)
+
+
+def retry(s: State) -> None:
+    """The pause after a failure is over."""
+    if s.retrying is not None:
+        s.wants.insert(0, s.retrying)
+        s.retrying = None
+
+
+# -- a response from created to done ---------------------------------------------------------------
+
+
+def created(s: State, event: realtime.ResponseCreated, leg: Leg) -> None:
+    """A response has begun: one we asked for, or one of the upstream's own."""
+    begun = event.response
+    if begun.id in s.ended or (s.response is not None and s.response.id == begun.id):
+        return  # C-222, C-224
+    asked = s.requested if _is_ours(s, begun) else None
+    if asked is not None:
+        s.requested = None
+        s.disarm(Timer.REQUEST)
+    since = asked.since if asked else s.turn_since if s.turn_since is not None else s.now
+    s.response = Response(id=begun.id, want=asked, since=since)
+    s.disarm(Timer.UNASKED)
+    s.cancelled_for_speech = False
+    if asked is not None and asked.dropped:
+        s.response.interrupted = True
+        s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl", leg), response_id=begun.id))
+        return
+    if not s.response.verbatim:
+        _takes_the_turn(s, s.response)
+        s.tell(voice_agent.AgentThinking(content=""))  # C-127
+    if s.options.slow_think_s > 0:
+        s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
+
+
+def slow(s: State) -> None:
+    """The live response brings nothing."""
+    s.warn("SLOW_THINK_REQUEST", f"No output for {s.options.slow_think_s:g} s; still waiting.")
+    s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
+
+
+def item_added(s: State, event: realtime.ResponseOutputItemAdded) -> None:
+    """An output item begins; a model's message has no content yet (L-42)."""
+    response = _live(s, event.response_id)
+    if response is not None and event.item.id:
+        item = _item(response, event.item.id, event.output_index)
+        item.is_message = event.item.type == "message"
+
+
+def text_delta(
+    s: State,
+    event: realtime.ResponseOutputAudioTranscriptDelta | realtime.ResponseOutputTextDelta,
+) -> None:
+    response = _live(s, event.response_id)
+    if response is None:
+        return
+    _began(s, response)
+    if response.first_text_at is None:
+        response.first_text_at = s.now
+    _item(response, event.item_id, event.output_index).partial += event.delta
+
+
+def arguments_delta(s: State, event: realtime.ResponseFunctionCallArgumentsDelta) -> None:
+    response = _live(s, event.response_id)
+    if response is None:
+        return
+    _began(s, response)
+    if response.first_tool_at is None:
+        response.first_tool_at = s.now
+
+
+def text_done(s: State, response_id: str, item_id: str, index: int, content: str) -> None:
+    """The text of a message item is complete, by whichever event says so first (L-14, C-133)."""
+    response = _live(s, response_id)
+    if response is None:
+        return
+    item = _item(response, item_id, index)
+    if item.text is None:
+        item.text = content
+        _say_complete(s, response)
+
+
+def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) -> None:
+    """Audio that is not the plain case: the first of a response or item, or odd, or empty."""
+    response = _live(s, event.response_id)
+    if response is None:
+        return  # C-149, C-222
+    s.bad_audio = 0
+    if event.item_id != response.voice_item:
+        audio_done(s, response)
+    width = s.upstream_output.sample_bytes
+    data = response.carry + event.delta
+    whole = len(data) - len(data) % width
+    response.carry = data[whole:]  # C-227
+    if not whole:
+        return
+    _began(s, response)
+    leg.voiced = True
+    response.voice_item = event.item_id
+    _item(response, event.item_id, event.output_index)
+    if response.first_audio_at is None:
+        response.first_audio_at = s.now
+        _starts_speaking(s, response)
+    s.playback.sent(
+        event.item_id,
+        s.upstream_output.ms(whole),
+        s.now,
+        leg=leg.number,
+        content_index=event.content_index,
+    )
+    s.act(AudioToClient(data[:whole]))
+
+
+def audio_done(s: State, response: Response) -> None:
+    """The audio of an item is over; half a sample at its end is no sample."""
+    response.carry = b""
+    if response.voice_item is not None:
+        response.voice_item = None
+        s.act(AudioEnds())
+
+
+def item_audio_done(s: State, event: realtime.ResponseOutputAudioDone) -> None:
+    response = _live(s, event.response_id)
+    if response is not None and response.voice_item == event.item_id:
+        audio_done(s, response)
+
+
+def item_done(s: State, event: realtime.ResponseOutputItemDone) -> None:
+    """An output item is final: a call to announce, or text that came no other way."""
+    response = _live(s, event.response_id)
+    if response is None or not event.item.id:
+        return
+    item = _item(response, event.item.id, event.output_index)
+    item.is_message = event.item.type == "message"
+    if event.item.type == "function_call":
+        _began(s, response)
+        if event.item.status == "completed":  # C-159, L-41
+            rounds.called(s, response.id, event.item)
+    elif item.text is None and (content := content_text(event.item)):
+        text_done(s, response.id, event.item.id, event.output_index, content)
+    else:
+        _say_complete(s, response)
+
+
+def done(s: State, event: realtime.ResponseDone) -> None:
+    """The only end of a response (L-13)."""
+    response = s.response
+    if response is None or event.response.id != response.id:
+        return
+    s.response = None
+    _remember(s, response)
+    s.disarm(Timer.SLOW_THINK, Timer.CANCELLED)
+    audio_done(s, response)
+    status = event.response.status
+    if response.interrupted or status == "cancelled":
+        _cancelled(s, response)
+    elif status == "failed":
+        _failed(s, response, event.response)
+    else:
+        _finished(s, response, event.response)
+    rounds.response_over(
+        s, response.id, cancelled=response.interrupted or status in ("cancelled", "failed")
+    )
+
+
+def interrupt(s: State) -> None:
+    """The live response is cut: nothing more of it reaches the client (C-149). What was heard of
+    its text is said (C-156)."""
+    response = s.response
+    if response is None or response.interrupted:
+        return
+    response.interrupted = True
+    response.carry = b""
+    s.disarm(Timer.SLOW_THINK)
+    _say_heard(s, response)
+
+
+def give_up_cancelled(s: State) -> None:
+    """A response that we cancelled does not end; go on without it."""
+    if s.response is not None and s.response.interrupted:
+        s.note("warning", "cancelled_response_did_not_end")
+        _remember(s, s.response)
+        rounds.response_over(s, s.response.id, cancelled=True)
+        s.response = None
+
+
+def content_text(item: realtime.Item) -> str:
+    """The words of an item: what its audio says, or its text."""
+    parts = (part.transcript or part.text or "" for part in item.content or [])
+    return "".join(parts)
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _remember(s: State, ended: Response) -> None:
+    s.ended = [*s.ended, ended.id][-REMEMBERED:]
+
+
+def _eligible(s: State, head: Want) -> bool:
+    if head.waits_for_commit or (head.waits_for and head.reason is not Reason.ROUND_DONE):
+        return False  # C-089
+    if s.turn is TurnPhase.SPEAKING:
+        return head.interrupts
+    if s.turn is TurnPhase.WAITING and s.applied.create_response:
+        # The upstream is about to answer the turn by itself.
+        return head.interrupts or head.reason in (Reason.FORCE_END_TURN, Reason.TURN)
+    return True
+
+
+def _request(s: State, head: Want) -> None:
+    if head.verbatim:
+        head.since = s.now  # 3.4.7
+    head.event_id = s.new_id("rsp")
+    s.requested = head
+    s.arm(Timer.REQUEST, s.options.response_requested_s)
+    s.ask(realtime.ResponseCreate(event_id=head.event_id, response=_params(head)))
+
+
+def _params(head: Want) -> realtime.ResponseParams:
+    metadata = {"relay": head.reason.value, "n": str(head.serial)}
+    if not head.verbatim:
+        return realtime.ResponseParams(metadata=metadata)
+    params = realtime.ResponseParams(
+        conversation="auto",
+        instructions=(
+            "Say exactly the text between the quotation marks, word for word, in its own"
+            f' language, and nothing else: "{head.text}"'
+        ),
+        tool_choice="none",
+        output_modalities=["audio"],
+        metadata=metadata,
+    )
+    if head.with_input:
+        params.input = []
+    return params
+
+
+def _is_ours(s: State, begun: realtime.Response) -> bool:
+    """Whether this is the response we asked for: by its metadata, where the upstream returns it."""
+    asked = s.requested
+    if asked is None:
+        return False
+    metadata = begun.metadata or {}
+    if "relay" in metadata:
+        return metadata.get("n") == str(asked.serial)
+    return not (s.turn is TurnPhase.WAITING and s.applied.create_response)
+
+
+def _answered_by_live(s: State, asked: Want) -> bool:
+    """Whether the response that was in our way answers what we asked for (3.3, ForceEndTurn)."""
+    return (
+        asked.reason in (Reason.FORCE_END_TURN, Reason.TURN)
+        and s.response is not None
+        and s.response.want is None
+        and s.response.after_commit == s.commits
+    )
+
+
+def _takes_the_turn(s: State, response: Response) -> None:
+    """A response that is no recital answers whatever the conversation holds by now."""
+    by_itself = response.want is None
+    response.after_commit = s.commits
+    s.answered_commits = s.commits
+    if response.want is None or response.want.reason is not Reason.ROUND_DONE:
+        s.measured = Measured(stt=s.measured.stt)
+    if s.turn is TurnPhase.WAITING:
+        text.end_turn(s)
+    text.await_user_text(s)
+    s.wants = [w for w in s.wants if not _is_answered(w, by_itself)]
+    s.disarm(Timer.RETRY)
+    s.retrying = None
+
+
+def _is_answered(waiting: Want, by_itself: bool) -> bool:
+    """Whether a response that begins now answers this want too (4.4, C-165, C-215)."""
+    if waiting.verbatim or waiting.waits_for or waiting.waits_for_commit:
+        return False
+    return by_itself or waiting.reason is Reason.ROUND_DONE
+
+
+def _live(s: State, response_id: str) -> Response | None:
+    """The live response, if the event is of it and it was not interrupted (C-222)."""
+    response = s.response
+    if response is None or response.interrupted or response_id not in ("", response.id):
+        return None
+    return response
+
+
+def _item(response: Response, item_id: str, index: int) -> AgentItem:
+    if item_id not in response.items:
+        response.items[item_id] = AgentItem(index=index)
+    return response.items[item_id]
+
+
+def _began(s: State, response: Response) -> None:
+    if not response.began:
+        response.began = True
+        response.first_token_at = s.now
+        s.disarm(Timer.SLOW_THINK)
+
+
+def _starts_speaking(s: State, response: Response) -> None:
+    """The first audio of a response is about to be posted (C-128, C-129)."""
+    if response.want is not None and response.verbatim:
+        text.assistant_said(s, response.want.text)  # C-103, L-38
+    first = response.first_token_at if response.first_token_at is not None else s.now
+    total = max(0.0, s.now - response.since)
+    ttt = max(0.0, first - response.since)
+    s.tell(
+        voice_agent.AgentStartedSpeaking(
+            total_latency=total, tts_latency=max(0.0, total - ttt), ttt_latency=ttt
+        )
+    )
+
+
+def _say_complete(s: State, response: Response) -> None:
+    """Say the texts that are complete, in the order of the output (C-220)."""
+    if response.verbatim:
+        return  # its text was given, not heard (C-103)
+    for item in sorted(response.items.values(), key=lambda item: item.index):
+        if not item.is_message or item.said:
+            continue
+        if item.text is None:
+            return
+        item.said = True
+        if content := item.text.strip():
+            text.assistant_said(s, content)
+
+
+def _say_heard(s: State, response: Response) -> None:
+    if response.verbatim:
+        return
+    for item_id, item in sorted(response.items.items(), key=lambda pair: pair[1].index):
+        content = (item.text or item.partial).strip()
+        if content and not item.said and s.playback.heard_ms(item_id, s.now) > 0:
+            item.said = True
+            text.assistant_said(s, content)
+
+
+def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
+    """Completed, or cut short by a limit: the turn finishes either way (C-148)."""
+    for item in outcome.output or []:
+        if item.type == "message" and item.id:
+            ours = _item(response, item.id, len(response.items))
+            if ours.text is None:
+                ours.text = content_text(item) or None  # C-134
+    for ours in response.items.values():
+        if ours.text is None:
+            ours.text = ours.partial
+    _say_complete(s, response)
+    reason = outcome.status_details.reason if outcome.status_details else None
+    if outcome.status == "incomplete":
+        s.note("info", "response_incomplete", reason=reason)
+        if reason == "content_filter":
+            s.warn("THINK_REQUEST_FAILED", "The answer was cut by the content filter.")
+    spoke = response.first_audio_at is not None
+    if response.verbatim and not spoke:
+        s.warn("SPEAK_REQUEST_FAILED", "The upstream gave no audio for the text.")
+    if s.component:
+        text.say(s, voice_agent.AgentDone())  # C-137
+    if spoke or s.component:
+        text.say(s, voice_agent.AgentAudioDone())  # C-136
+    if not response.verbatim:
+        _measure(s, response)
+        if not any(r.response == response.id for r in s.rounds):
+            text.say(s, _report(s))  # C-221
+
+
+def _cancelled(s: State, response: Response) -> None:
+    """No AgentAudioDone for it (C-154)."""
+    if not response.interrupted:
+        _say_heard(s, response)
+    asked = response.want
+    if asked is not None and asked.verbatim and response.first_audio_at is None:
+        s.note("info", "recital_cancelled", reason=asked.reason.value)
+
+
+def _failed(s: State, response: Response, outcome: realtime.Response) -> None:
+    """Never silent: a Warning and another try, or the end (C-147)."""
+    error = outcome.status_details.error if outcome.status_details else None
+    code = (error.code if error else None) or ""
+    kind = (error.type if error else None) or ""
+    message = (error.message if error else None) or code or kind or "the response failed"
+    asked = response.want or Want(reason=Reason.TURN, serial=s.number(), since=response.since)
+    if code in FATAL:
+        s.fail("FAILED_TO_THINK", message, 1000)
+        return
+    if asked.verbatim:
+        s.warn("SPEAK_REQUEST_FAILED", message)  # C-214
+        return
+    s.warn("THINK_REQUEST_FAILED", message)
+    if response.first_audio_at is not None:
+        text.say(s, voice_agent.AgentAudioDone())
+    if code not in RETRIED and kind not in RETRIED:
+        return
+    if s.turn is TurnPhase.SPEAKING:
+        return  # what the user says now is the question
+    if asked.tries >= s.options.response_tries:
+        s.fail("FAILED_TO_THINK", message, 1011)
+        return
+    pauses = s.options.response_backoff_s
+    s.arm(Timer.RETRY, pauses[min(asked.tries, len(pauses) - 1)])
+    asked.tries += 1
+    s.retrying = asked
+
+
+def _measure(s: State, response: Response) -> None:
+    measured = s.measured
+    for name, at in (
+        ("token", response.first_token_at),
+        ("text", response.first_text_at),
+        ("tool", response.first_tool_at),
+        ("total", response.first_audio_at),
+    ):
+        if at is not None:
+            setattr(measured, name, max(0.0, at - response.since))
+    if measured.total is not None and measured.token is not None:
+        measured.tts = max(0.0, measured.total - measured.token)
+
+
+def _report(s: State) -> voice_agent.LatencyReport:
+    """Only what was measured (C-142)."""
+    names = {
+        "stt_latency": s.measured.stt,
+        "ttt_token_latency": s.measured.token,
+        "ttt_text_latency": s.measured.text,
+        "ttt_tool_latency": s.measured.tool,
+        "tts_latency": s.measured.tts,
+        "total_latency": s.measured.total,
+    }
+    s.measured = Measured()
+    return voice_agent.LatencyReport(**{k: v for k, v in names.items() if v is not None})

@@ -1,0 +1,446 @@
+"""Everything a conversation knows, as data: one struct that prints, encodes and decodes.
+
+The machines (`text`, `rounds`, `responses`, `turns`, `updates`, `phases`, `faults`) are functions
+over it; `Session` in `conversation` is the same struct with the methods the shell calls. All times
+here are the session's own: seconds since `origin`, so that a snapshot taken in one process goes on
+in another after one field has changed.
+"""
+
+import enum
+import math
+from typing import Literal
+
+import msgspec
+
+from relay import realtime, voice_agent
+from relay.audio.formats import Format
+from relay.audio.playback import Playback
+from relay.session.actions import Action, Close, Note, Target, ToClient, ToUpstream
+from relay.session.facts import Admission
+from relay.session.limits import bounded
+from relay.session.options import SessionOptions
+from relay.settings import Change, Dialect, MappingOptions, Plan, Update
+
+REMEMBERED = 32
+"""How many ended responses are remembered, to ignore their latecomers (3.4.1)."""
+
+
+class Phase(enum.Enum):
+    """Where the conversation stands (4.1). Derived, never stored."""
+
+    OPEN = "open"
+    """No Settings yet."""
+    CONNECTING = "connecting"
+    """Settings are known; no upstream leg is live. Input is held."""
+    READY = "ready"
+    """A leg is live."""
+    CLOSED = "closed"
+    """`Close` was asked for, or the client is gone. Nothing happens any more."""
+
+
+class LegPhase(enum.Enum):
+    """How far an upstream leg has come."""
+
+    DIALLING = "dialling"
+    """The shell is connecting."""
+    OPEN = "open"
+    """Connected; session.created has not come."""
+    CONFIGURING = "configuring"
+    """session.update was sent; session.updated has not come."""
+    LIVE = "live"
+    """Configured; the conversation runs on it."""
+
+
+class Timer(enum.Enum):
+    """What may fall due (4.7). One sentence for each."""
+
+    SETTINGS = "settings"
+    """The client has sent no Settings."""
+    CLIENT_IDLE = "client_idle"
+    """The client has sent nothing for long."""
+    UPSTREAM_READY = "upstream_ready"
+    """All attempts to reach the upstream together took too long."""
+    UPSTREAM_STEP = "upstream_step"
+    """One step of an attempt took too long."""
+    REDIAL = "redial"
+    """The pause before the next attempt is over."""
+    TURN = "turn"
+    """The user's turn was committed and nothing came of it."""
+    ITEM = "item"
+    """An item that a response waits for was not acknowledged."""
+    REQUEST = "request"
+    """A response.create was neither followed nor refused."""
+    RETRY = "retry"
+    """The pause before a failed response is asked for again is over."""
+    SLOW_THINK = "slow_think"
+    """A response has begun and brings nothing."""
+    CANCELLED = "cancelled"
+    """A response that the relay cancelled has not ended."""
+    UNASKED = "unasked"
+    """The turn that began by cancelling a response was not answered by the upstream."""
+    CALLS = "calls"
+    """A function call was not answered."""
+    USER_TEXT = "user_text"
+    """The assistant's text has waited long enough for the user's."""
+    UPDATE = "update"
+    """A session.update was neither accepted nor refused."""
+    APPEND = "append"
+    """Gathered audio has waited long enough."""
+
+
+class Leg(msgspec.Struct, kw_only=True):
+    """One upstream connection. Its number is part of every id chosen for it (4.4)."""
+
+    number: int
+    target: Target
+    phase: LegPhase = LegPhase.DIALLING
+    configured_by: str = ""
+    """Event id of its first session.update."""
+    voiced: bool = False
+    """Assistant audio has come over it: its voice is fixed now."""
+
+
+class TurnPhase(enum.Enum):
+    """What the user is doing (4.3)."""
+
+    IDLE = "idle"
+    """Nothing."""
+    SPEAKING = "speaking"
+    """speech_started, not yet stopped nor committed."""
+    WAITING = "waiting"
+    """Said their turn; no response has begun."""
+
+
+class UserItem(msgspec.Struct, kw_only=True):
+    """A turn of the user's that came as audio, from speech_started to its transcription."""
+
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    """In the upstream's input timeline."""
+    committed_at: float | None = None
+    pending: bool = True
+    """Its transcription has neither completed nor failed."""
+    silent: bool = False
+    """Committed by the upstream's idle timeout: nobody said anything."""
+    heard: dict[int, str] = {}
+    """Interim transcript by content index."""
+
+
+class Reason(enum.Enum):
+    """Why the relay asks for a response; the metadata of the response.create carries it."""
+
+    GREETING = "greeting"
+    """`agent.greeting` is to be spoken."""
+    INJECT_AGENT = "inject"
+    """InjectAgentMessage is to be spoken."""
+    INJECT_USER = "inject_user"
+    """InjectUserMessage is to be answered."""
+    ROUND_DONE = "round_done"
+    """All calls of a response were answered."""
+    FORCE_END_TURN = "force_end_turn"
+    """The client ended the user's turn."""
+    TURN = "turn"
+    """A spoken turn whose response failed, or that the upstream left unanswered."""
+
+
+class Want(msgspec.Struct, kw_only=True):
+    """A response that the relay wants, waiting its turn or asked for."""
+
+    reason: Reason
+    serial: int
+    since: float
+    text: str = ""
+    """To be said word for word (GREETING, INJECT_AGENT)."""
+    waits_for: list[str] = []
+    """Items to be acknowledged first."""
+    waits_for_commit: bool = False
+    interrupts: bool = False
+    """Speaks also while the user does."""
+    tries: int = 0
+    """How often its response failed."""
+    asked_again: bool = False
+    """Sent a second time, after the first had no answer."""
+    with_input: bool = True
+    """Send `input: []`; some servers refuse it."""
+    dropped: bool = False
+    """No longer wanted, but already asked for: cancelled as soon as it begins."""
+    event_id: str = ""
+
+    @property
+    def verbatim(self) -> bool:
+        """The response says `text` and nothing else; it is no part of the turn."""
+        return self.reason in (Reason.GREETING, Reason.INJECT_AGENT)
+
+
+class AgentItem(msgspec.Struct, kw_only=True):
+    """One output item of a response."""
+
+    index: int
+    is_message: bool = True
+    partial: str = ""
+    """The transcript or text so far."""
+    text: str | None = None
+    """The whole of it, once known."""
+    said: bool = False
+    """Its ConversationText was posted (or held)."""
+
+
+class Response(msgspec.Struct, kw_only=True):
+    """The live response."""
+
+    id: str
+    want: Want | None
+    """None: the upstream began it by itself."""
+    since: float
+    """What its latencies are counted from (3.4.7)."""
+    items: dict[str, AgentItem] = {}
+    interrupted: bool = False
+    began: bool = False
+    """A first delta has come."""
+    first_token_at: float | None = None
+    first_text_at: float | None = None
+    first_tool_at: float | None = None
+    first_audio_at: float | None = None
+    voice_item: str | None = None
+    """The item whose audio is flowing; None between items."""
+    carry: bytes = b""
+    """Half a sample that waits for its other half."""
+    after_commit: int = 0
+    """How many turns had been committed when it began."""
+
+    @property
+    def verbatim(self) -> bool:
+        return self.want is not None and self.want.verbatim
+
+
+class Call(msgspec.Struct, kw_only=True):
+    """One function call."""
+
+    id: str
+    name: str
+    arguments: str
+    server_side: bool = False
+    announced: bool = False
+    """The client was told of it."""
+    expires_at: float = math.inf
+    output: str | None = None
+    output_item: str = ""
+    acknowledged: bool = False
+    """The upstream has the output."""
+    cancelled: bool = False
+    resend: bool = False
+    """Its output was refused while the calling response ran: send it again after that."""
+    resent: bool = False
+
+
+class Round(msgspec.Struct, kw_only=True):
+    """The calls of one response, until all are answered (4.5)."""
+
+    response: str
+    calls: dict[str, Call] = {}
+    final: bool = False
+    """The response is over: no more calls will come."""
+
+
+class Measured(msgspec.Struct, kw_only=True):
+    """What was measured of the turn, in seconds, for its LatencyReport."""
+
+    stt: float | None = None
+    token: float | None = None
+    text: float | None = None
+    tool: float | None = None
+    tts: float | None = None
+    total: float | None = None
+
+
+class Updating(msgspec.Struct, kw_only=True):
+    """A session.update on its way, and what it will have changed."""
+
+    message: Update
+    change: Change
+    event_id: str
+
+
+class State(msgspec.Struct, kw_only=True):
+    """The conversation. Grouped by the machine that owns the fields."""
+
+    options: SessionOptions
+    mapping: MappingOptions
+    admission: Admission
+
+    # Time and the way out
+    origin: float = 0.0
+    now: float = 0.0
+    out: list[Action] = []
+    """Actions of the call under way; empty between calls."""
+    deadlines: dict[Timer, float] = {}
+    serial: int = 0
+    closed: bool = False
+
+    # phases
+    dialect: Dialect = Dialect.DEEPGRAM
+    plan: Plan | None = None
+    early: list[voice_agent.ClientMessage | bytes] = []
+    """Frames before Settings; audio still in the client's format."""
+    append_bytes: int = 0
+    """Audio of at least so many bytes needs no gathering."""
+    held: list[voice_agent.ClientMessage | bytes] = []
+    """Frames while no leg is live; audio in the upstream's format."""
+    client_active_at: float = 0.0
+    legs: int = 0
+    attempts: int = 0
+    """Upstream legs tried since one was live."""
+    trouble: str = ""
+    """Why the last attempt failed."""
+    live: Leg | None = None
+    next: Leg | None = None
+
+    # turns
+    turn: TurnPhase = TurnPhase.IDLE
+    turn_item: str = ""
+    turn_since: float | None = None
+    """When the user had finished: what a reply's latencies are counted from."""
+    user_items: dict[str, UserItem] = {}
+    commits: int = 0
+    """How many turns were committed."""
+    answered_commits: int = 0
+    """How many of them some response has followed."""
+    cancelled_for_speech: bool = False
+    gathered: bytes = b""
+    """Audio shorter than an append."""
+    uncommitted_bytes: int = 0
+
+    # responses
+    wants: list[Want] = []
+    requested: Want | None = None
+    retrying: Want | None = None
+    response: Response | None = None
+    ended: list[str] = []
+    backlog_ms: float = 0.0
+    """Agent audio that was posted and is not yet written, as the shell last said."""
+    playback: Playback = msgspec.field(default_factory=Playback)
+    measured: Measured = msgspec.field(default_factory=Measured)
+    bad_audio: int = 0
+    """Unreadable audio deltas in a row."""
+    bad_frames: int = 0
+    """Unreadable upstream frames in a row."""
+
+    # rounds
+    rounds: list[Round] = []
+    past_calls: list[str] = []
+    round_closed_at: float = 0.0
+
+    # text
+    awaited: list[str] = []
+    """User items whose text should come before the assistant's."""
+    lane: list[voice_agent.ServerMessage] = []
+    """Held messages, in order."""
+
+    # updates
+    updates: list[Update] = []
+    updating: Updating | None = None
+
+    # faults
+    unknown: dict[str, int] = {}
+    """Unknown upstream event types, counted."""
+
+    # -- derived ----------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        if self.closed:
+            return Phase.CLOSED
+        if self.plan is None:
+            return Phase.OPEN
+        return Phase.CONNECTING if self.live is None else Phase.READY
+
+    @property
+    def component(self) -> bool:
+        return self.dialect is Dialect.COMPONENT
+
+    @property
+    def applied(self) -> Plan:
+        """The plan, where there must be one."""
+        if self.plan is None:
+            raise RuntimeError("no Settings yet")
+        return self.plan
+
+    @property
+    def upstream_output(self) -> Format:
+        return self.applied.formats.upstream_output
+
+    @property
+    def upstream_interrupts(self) -> bool:
+        """The upstream itself cancels its response when the user speaks."""
+        detection = self.applied.listen.turn_detection
+        return detection is not None and detection.interrupt_response is not False
+
+    @property
+    def agent_audible(self) -> bool:
+        """Audio of a live response was sent, or what was sent is still playing (3.3.1)."""
+        speaking = self.response is not None and self.response.first_audio_at is not None
+        return speaking or not self.playback.finished(self.now)
+
+    # -- the way out ------------------------------------------------------------------------------
+
+    def act(self, action: Action) -> None:
+        """Have the shell do something; nothing comes after a `Close`."""
+        if not self.closed:
+            self.out.append(action)
+
+    def note(
+        self,
+        level: Literal["debug", "info", "warning"],
+        event: str,
+        **fields: str | int | float | bool | None,
+    ) -> None:
+        self.act(Note(level, event, fields))
+
+    def tell(self, message: voice_agent.ServerMessage) -> None:
+        """Post a message to the client."""
+        self.act(ToClient(bounded(message)))
+
+    def warn(self, code: str, description: str | None) -> None:
+        self.tell(voice_agent.Warning(code=code, description=description or code))  # C-176
+
+    def ask(self, event: realtime.ClientEvent, leg: Leg | None = None) -> None:
+        """Post an event to an upstream leg, the live one unless told otherwise."""
+        to = leg or self.live
+        if to is not None:
+            self.act(ToUpstream(to.number, event))
+
+    def new_id(self, kind: str, leg: Leg | None = None) -> str:
+        """An id that names its leg and kind, as `u2_usr_17` (U-20: at most 30 of `[a-z0-9_]`)."""
+        of = leg or self.live
+        return f"u{of.number if of else 0}_{kind}_{self.number()}"
+
+    def number(self) -> int:
+        """The next of the conversation's serial numbers."""
+        self.serial += 1
+        return self.serial
+
+    def arm(self, timer: Timer, after: float) -> None:
+        """Have `timer` fall due `after` seconds from now, whatever it was set to."""
+        if not self.closed:
+            self.deadlines[timer] = self.now + after
+
+    def disarm(self, *timers: Timer) -> None:
+        for timer in timers:
+            self.deadlines.pop(timer, None)
+
+    def fail(self, code: str, description: str | None, close_code: int) -> None:
+        """Say that the session is over, and end it (C-177); held text goes out first."""
+        for message in self.lane:
+            self.tell(message)
+        self.lane = []
+        self.tell(voice_agent.Error(code=code, description=description or code))
+        self.close(close_code, code)
+
+    def close(self, code: int, reason: str) -> None:
+        self.act(Close(code, reason))
+        self.end()
+
+    def end(self) -> None:
+        """Nothing happens any more."""
+        self.closed = True
+        self.deadlines.clear()

@@ -1,0 +1,94 @@
+"""UpdatePrompt, UpdateThink, UpdateSpeak, UpdateListen: one session.update at a time, in order.
+
+Each is worked out on the configuration that its predecessors left, when its turn comes; so a
+refused one leaves no trace in those behind it (C-078), and acks keep the order of the requests.
+"""
+
+from typing import assert_never
+
+from relay import realtime, settings, voice_agent
+from relay.session.state import State, Timer, Updating
+
+
+def pump(s: State) -> None:
+    """Send the next update, if there is one and it may be sent now (C-079)."""
+    while s.updates and s.updating is None and s.live is not None:
+        message = s.updates[0]
+        change = settings.change(
+            s.applied,
+            message,
+            s.mapping,
+            strict=s.options.strict,
+            update_prompt=s.options.update_prompt,
+        )
+        if isinstance(change, settings.Refusal):
+            s.updates.pop(0)
+            s.warn(change.code, change.description)
+            continue
+        if change.speed_only and (s.response or s.requested):
+            return  # the API takes a new speed between turns only (C-216)
+        s.updates.pop(0)
+        _send(s, message, change)
+
+
+def _send(s: State, message: settings.Update, change: settings.Change) -> None:
+    assert s.live is not None
+    if change.model_changed:
+        _refuse(s, message, "The model cannot be changed during a session.")  # C-073
+    elif change.voice_changed and s.live.voiced:
+        _refuse(s, message, "The voice cannot be changed once the agent has spoken.")  # C-075
+    elif change.session is None:
+        _accepted(s, Updating(message=message, change=change, event_id=""))
+    else:
+        s.updating = Updating(message=message, change=change, event_id=s.new_id("upd"))
+        s.arm(Timer.UPDATE, s.options.upstream_step_s)
+        s.ask(realtime.SessionUpdate(event_id=s.updating.event_id, session=change.session))
+
+
+def accepted(s: State) -> None:
+    """session.updated has come: it answers the one under way, or nothing (C-081)."""
+    updating, s.updating = s.updating, None
+    s.disarm(Timer.UPDATE)
+    if updating is not None:
+        _accepted(s, updating)
+
+
+def refused(s: State, error: realtime.ErrorDetail) -> None:
+    """The upstream refused the update under way: the old configuration stays (C-076, C-078)."""
+    updating, s.updating = s.updating, None
+    s.disarm(Timer.UPDATE)
+    if updating is not None:
+        _refuse(s, updating.message, error.message or error.code or "the upstream refused it")
+
+
+def unanswered(s: State) -> None:
+    """No session.updated, no error: the requests behind it must not wait for ever."""
+    updating, s.updating = s.updating, None
+    if updating is not None:
+        _refuse(s, updating.message, "the upstream did not answer")
+
+
+def _accepted(s: State, updating: Updating) -> None:
+    s.plan = updating.change.plan
+    for warning in updating.change.warnings:
+        s.tell(warning)
+    s.tell(_ack(updating.message))
+
+
+def _refuse(s: State, message: settings.Update, description: str) -> None:
+    speaks = isinstance(message, voice_agent.UpdateSpeak)
+    s.warn("SPEAK_REQUEST_FAILED" if speaks else "THINK_REQUEST_FAILED", description)
+
+
+def _ack(message: settings.Update) -> voice_agent.ServerMessage:
+    match message:
+        case voice_agent.UpdatePrompt():
+            return voice_agent.PromptUpdated()
+        case voice_agent.UpdateThink():
+            return voice_agent.ThinkUpdated()
+        case voice_agent.UpdateSpeak():
+            return voice_agent.SpeakUpdated()
+        case voice_agent.UpdateListen():
+            return voice_agent.ListenUpdated()
+        case _:
+            assert_never(message)
