@@ -283,7 +283,7 @@ def _forget_recitals(s: State) -> None:
 
 
 def _recite(s: State, reason: Reason, content: str, *, interrupts: bool = False) -> None:
-    want = responses.want(s, reason, s.now, text=content, interrupts=interrupts)
+    want = Want(reason=reason, serial=s.number(), since=s.now, text=content, interrupts=interrupts)
     if interrupts:
         s.wants.insert(0, want)
     else:
