@@ -89,7 +89,7 @@ class Resampler:
         """Raises ValueError for rates that are not `resamplable`."""
         if not resamplable(source_rate, target_rate):
             raise ValueError(f"cannot resample from {source_rate} Hz to {target_rate} Hz")
-        self._bank = _bank(source_rate, target_rate)
+        self._bank = bank_for(source_rate, target_rate)
         self.reset()
 
     def reset(self) -> None:
@@ -148,7 +148,7 @@ def _shape(source_rate: int, target_rate: int) -> tuple[int, int, int, int]:
 
 
 @functools.lru_cache(maxsize=32)
-def _bank(source_rate: int, target_rate: int) -> Bank:
+def bank_for(source_rate: int, target_rate: int) -> Bank:
     up, down, half, reach = _shape(source_rate, target_rate)
     outputs = np.arange(up)
     first = outputs * down // up
