@@ -20,6 +20,7 @@ class Unknown(msgspec.Struct, frozen=True):
     """A JSON object with a `type` that the protocol does not know."""
 
     type: str
+    """The first 100 characters of it: it may be shown and logged."""
     size: int
     """Bytes of the frame."""
 
@@ -76,7 +77,7 @@ class FrameDecoder(Generic[T]):
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             return Unparsable(None, _reason(error))
         if tag not in self._known:
-            return Unknown(tag, len(raw))
+            return Unknown(tag[:100], len(raw))
         try:
             message: T = msgspec.convert(_plain(msgspec.json.decode(raw)), self._union)
         except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
@@ -119,7 +120,5 @@ def _reason(error: Exception) -> str:
             return "number out of range"
         case UnicodeError():
             return "text is not UTF-8"
-        case msgspec.ValidationError() if str(error).startswith("Invalid value"):
-            return "Invalid value - at `$.type`"  # the original quotes the value
         case _:
             return str(error)
