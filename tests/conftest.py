@@ -1,5 +1,22 @@
 """conftest: what every test run has. It knows no test."""
 
+import sys
+from collections.abc import Iterator
+
+import pytest
+
 from tests.conformance import pytest_addoption, pytest_configure
 
-__all__ = ["pytest_addoption", "pytest_configure"]
+__all__ = ["pytest_addoption", "pytest_configure", "pytest_runtest_call"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """A test that passed has listed all that its playbooks' sessions did."""
+    # Not imported here: most tests have no playbook, and its oracle takes a second to load.
+    playbook = sys.modules.get("tests.playbook")
+    if playbook:
+        playbook.forget()
+    yield
+    if playbook:
+        playbook.all_over()
