@@ -205,10 +205,11 @@ class Dialogue(msgspec.Struct, kw_only=True):
             case _:
                 assert_never(message)
 
-    def audio(self, nbytes: int, now: float) -> None:
+    def audio(self, nbytes: int, now: float) -> list[Step]:
         """Agent audio came in."""
         self._moves(now)
         self.play_end = max(self.play_end, now) + self.output.ms(nbytes) / 1000
+        return []
 
     def called(self, call: voice_agent.FunctionCall, result: str, now: float) -> list[Step]:
         """A demonstration function has its result, a JSON text."""
