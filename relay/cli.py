@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import cyclopts
 import structlog
@@ -92,6 +92,58 @@ def serve(
 
 
 app.command(serve)
+
+
+@app.command
+def talk(
+    *texts: str,
+    audio: Path | None = None,
+    save: Path | None = None,
+    url: str | None = None,
+    key: str | None = None,
+    encoding: Literal["linear16", "linear32", "mulaw", "alaw"] = "linear16",
+    rate: int | None = None,
+    prompt: str | None = None,
+    greeting: str | None = None,
+) -> int:
+    """Talk to a relay from the terminal, as a Deepgram client.
+
+    Parameters
+    ----------
+    texts
+        Turns to type, one after the other; each waits for the answer to the one before.
+    audio
+        16-bit WAV file to speak in real time, after the texts.
+    save
+        WAV file that receives the agent's voice.
+    url
+        ws://HOST:PORT or wss://HOST; without it a relay with the simulator is started.
+    key
+        Key for the relay at that URL.
+    encoding
+        Of the audio, both ways.
+    rate
+        Of the audio both ways, in Hz; else 8000 for mulaw and alaw, else the file's own.
+    prompt
+        What the agent is told to be.
+    greeting
+        What the agent says first.
+    """
+    logs.set_up("error", "auto")
+    from relay import talk as room
+
+    options = room.Options(
+        texts=texts,
+        audio=audio,
+        save=save,
+        url=url,
+        key=key,
+        encoding=encoding,
+        rate=rate,
+        prompt=room.PROMPT if prompt is None else prompt,
+        greeting=greeting,
+    )
+    return _run(room.talk, options)
 
 
 @app.command
