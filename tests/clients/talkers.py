@@ -10,6 +10,7 @@ import base64
 import functools
 import subprocess
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -17,15 +18,19 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import trio
-from deepgram import AsyncDeepgramClient, DeepgramClient
-from deepgram.agent.v1.socket_client import AsyncV1SocketClient, V1SocketClient
-from deepgram.agent.v1.types import (
-    AgentV1InjectUserMessage,
-    AgentV1SendFunctionCallResponse,
-    AgentV1Settings,
-)
-from deepgram.core.events import EventType
-from deepgram.environment import DeepgramClientEnvironment
+
+with warnings.catch_warnings():
+    # The SDK asks for websockets.legacy, which warns that it is old.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from deepgram import AsyncDeepgramClient, DeepgramClient
+    from deepgram.agent.v1.socket_client import AsyncV1SocketClient, V1SocketClient
+    from deepgram.agent.v1.types import (
+        AgentV1InjectUserMessage,
+        AgentV1SendFunctionCallResponse,
+        AgentV1Settings,
+    )
+    from deepgram.core.events import EventType
+    from deepgram.environment import DeepgramClientEnvironment
 
 JS = Path(__file__).parents[1] / "js"
 FRAME_S = 0.02
@@ -130,6 +135,7 @@ class _AsyncTalker:
 @asynccontextmanager
 async def javascript(address: str, hear: Hear) -> AsyncIterator[Talker]:
     """npm `@deepgram/sdk` on Node, led by `tests/js/talker.mjs`."""
+    assert (JS / "node_modules").is_dir(), "run `npm ci` in tests/js, as scripts/test does"
     async with trio.open_nursery() as nursery:
         node: trio.Process = await nursery.start(
             functools.partial(

@@ -1,0 +1,160 @@
+"""test_real_clients: the official clients hold a whole conversation with the relay.
+
+Each client talks once, through a tap, to a relay whose upstream is the simulator, through another
+tap. The tests read what the client's SDK reported and what passed both taps.
+"""
+
+import base64
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from tests import oracle
+from tests.clients.house import open_house
+from tests.clients.scenario import (
+    BYTES_PER_SECOND,
+    HELLO,
+    LONG,
+    QUESTION,
+    Ears,
+    Scene,
+    conversation,
+    utterance,
+)
+from tests.clients.talkers import Dial, Heard, javascript, python_async, python_sync
+from tests.clients.tap import Record
+
+TIMEOUT_S = 40
+"""A run takes about ten seconds, most of it speech in real time."""
+
+
+class Run(msgspec.Struct):
+    """A whole conversation: what the SDK reported, and the frames on both sides of the relay."""
+
+    scenes: dict[Scene, list[Heard]]
+    client: Record
+    upstream: Record
+
+    def types(self, scene: Scene) -> list[str]:
+        """What came in a scene; a run of audio frames counts once."""
+        names = ["audio" if isinstance(h, bytes) else h["type"] for h in self.scenes[scene]]
+        pairs = zip(["", *names], names, strict=False)
+        return [name for before, name in pairs if (before, name) != ("audio", "audio")]
+
+    def messages(self, scene: Scene, kind: str) -> list[dict[str, Any]]:
+        return [h for h in self.scenes[scene] if isinstance(h, dict) and h["type"] == kind]
+
+    def said(self, scene: Scene, role: str) -> list[str]:
+        texts = self.messages(scene, "ConversationText")
+        return [text["content"] for text in texts if text["role"] == role]
+
+    def events(self, *types: str, sent: bool) -> list[dict[str, Any]]:
+        """Upstream events of these types: those that the relay sent, or those it was sent."""
+        frames = self.upstream.sent if sent else self.upstream.answered
+        decoded = [msgspec.json.decode(frame) for frame in frames]
+        return [event for event in decoded if event["type"] in types]
+
+
+async def converse(dial: Dial) -> Run:
+    ears = Ears()
+    with trio.fail_after(TIMEOUT_S):
+        async with open_house() as house, dial(house.client.url, ears.hear) as talker:
+            await conversation(talker, ears)
+    return Run(ears.scenes, house.client.records[0], house.upstream.records[0])
+
+
+@pytest.fixture(scope="module", params=[python_sync, python_async, javascript])
+def run(request: pytest.FixtureRequest) -> Run:
+    return trio.run(converse, request.param)
+
+
+def test_it_is_welcomed_once_and_its_settings_are_applied_once(run: Run) -> None:
+    assert run.types(Scene.OPENING) == ["Welcome", "SettingsApplied"]
+
+
+def test_a_text_is_answered_in_voice_and_text(run: Run) -> None:
+    assert run.types(Scene.TEXT) == [
+        "ConversationText",
+        "History",
+        "AgentThinking",
+        "AgentStartedSpeaking",
+        "audio",
+        "ConversationText",
+        "History",
+        "AgentAudioDone",
+        "LatencyReport",
+    ]
+    assert run.said(Scene.TEXT, "user") == [HELLO]
+    assert len(run.said(Scene.TEXT, "assistant")) == 1
+
+
+def test_two_functions_are_called_and_one_answer_uses_both_results(run: Run) -> None:
+    requests = run.messages(Scene.TOOLS, "FunctionCallRequest")
+    calls = [call for request in requests for call in request["functions"]]
+    assert [call["name"] for call in calls] == ["get_time", "get_weather"]
+    assert all(call["client_side"] for call in calls)
+    assert run.said(Scene.TOOLS, "user") == [QUESTION]
+    (answer,) = run.said(Scene.TOOLS, "assistant")
+    assert "12:30" in answer
+    assert "fog" in answer
+
+
+def test_a_spoken_turn_is_heard_and_answered(run: Run) -> None:
+    types = run.types(Scene.VOICE)
+    assert types[0] == "UserStartedSpeaking"
+    assert types.count("UserStartedSpeaking") == 1
+    assert types[-2:] == ["AgentAudioDone", "LatencyReport"]
+    assert "audio" in types
+    (heard,) = run.said(Scene.VOICE, "user")
+    assert heard.startswith("[speech, 1")
+
+
+def test_speech_over_the_agents_voice_silences_it_and_is_answered(run: Run) -> None:
+    types = run.types(Scene.BARGE_IN)
+    interruption = types.index("UserStartedSpeaking")
+    assert "AgentAudioDone" not in types[:interruption]
+    assert types.count("UserStartedSpeaking") == 1
+    after = types[interruption:]
+    assert "audio" not in after[: after.index("AgentStartedSpeaking")]
+    assert after[-2:] == ["AgentAudioDone", "LatencyReport"]
+
+
+def test_the_upstream_learns_how_little_of_the_interrupted_answer_was_heard(run: Run) -> None:
+    (truncate,) = run.events("conversation.item.truncate", sent=True)
+    statuses = [done["response"] for done in run.events("response.done", sent=False)]
+    (cancelled,) = [response for response in statuses if response["status"] == "cancelled"]
+    assert truncate["item_id"] in [item["id"] for item in cancelled["output"]]
+    assert 0 < truncate["audio_end_ms"] < 3000
+    (partial, _) = run.said(Scene.BARGE_IN, "assistant")
+    assert 0 < len(partial) < len(LONG)
+
+
+def test_the_whole_recording_reaches_the_upstream_at_its_rate(run: Run) -> None:
+    appends = run.events("input_audio_buffer.append", sent=True)
+    seconds = sum(len(base64.b64decode(append["audio"])) for append in appends) / 48000
+    assert seconds == pytest.approx(2 * len(utterance()) / BYTES_PER_SECOND, abs=0.02)
+
+
+def test_both_connections_are_closed_from_the_client_s_end(run: Run) -> None:
+    assert run.client.closed_by_dialler == 1000
+    assert run.upstream.closed_by_dialler == 1000
+
+
+def test_every_message_to_the_client_is_exactly_the_protocol_s(run: Run) -> None:
+    for frame in run.client.answered:
+        if isinstance(frame, str):
+            oracle.check_server_message(frame)
+        else:
+            assert 0 < len(frame) <= 32 * 1024
+            assert len(frame) % 2 == 0
+
+
+def test_every_event_on_the_upstream_leg_is_exactly_the_protocol_s(run: Run) -> None:
+    for frame in run.upstream.sent:
+        assert isinstance(frame, str)
+        oracle.check_client_event(frame)
+    for frame in run.upstream.answered:
+        assert isinstance(frame, str)
+        oracle.check_server_event(frame)
