@@ -332,6 +332,8 @@ class Session(State, kw_only=True):
                 responses.text_delta(self, event)
             case realtime.ResponseFunctionCallArgumentsDelta():
                 responses.arguments_delta(self, event)
+            case realtime.ResponseFunctionCallArgumentsDone():
+                responses.arguments_done(self, event)
             case realtime.ResponseCreated():
                 responses.created(self, event, leg)
             case realtime.ResponseOutputItemAdded():
@@ -369,7 +371,7 @@ class Session(State, kw_only=True):
                 | realtime.ConversationItemCreated()
                 | realtime.ConversationItemDone()
             ):
-                responses.acknowledged(self, event.item.id or "")
+                responses.placed(self, event.item)
             case realtime.SessionUpdated():
                 if self._formats_as_asked(event.session):
                     updates.accepted(self)
@@ -390,7 +392,6 @@ class Session(State, kw_only=True):
                 | realtime.OutputAudioBufferCleared()
                 | realtime.ResponseContentPartAdded()
                 | realtime.ResponseContentPartDone()
-                | realtime.ResponseFunctionCallArgumentsDone()  # the item's done says more (L-41)
                 | realtime.ResponseMcpCallArgumentsDelta()
                 | realtime.ResponseMcpCallArgumentsDone()
                 | realtime.ResponseMcpCallInProgress()
@@ -448,6 +449,8 @@ class Session(State, kw_only=True):
                 responses.request_unanswered(self)
             case Timer.RETRY:
                 responses.retry(self)
+            case Timer.INFERRED_END:
+                responses.inferred_end(self)
             case Timer.SLOW_THINK:
                 responses.slow(self)
             case Timer.CANCELLED:

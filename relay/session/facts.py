@@ -15,6 +15,13 @@ class Admission(msgspec.Struct, frozen=True):
     dialect: Dialect = Dialect.DEEPGRAM
 
 
+class UpstreamTraits(msgspec.Struct, frozen=True):
+    """How far a configured upstream keeps to the API."""
+
+    ends_responses: bool = True
+    """It sends response.done. False: the end of a response is inferred (C-230)."""
+
+
 class ClientGone(msgspec.Struct, frozen=True):
     """The client's leg ended by itself (never reported after a `Close` action)."""
 

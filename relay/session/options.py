@@ -33,6 +33,9 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """How often a failed response is asked for again."""
     response_backoff_s: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Pause before each of these tries; the last one repeats."""
+    inferred_end_s: float = 0.25
+    """Where the upstream does not say that a response has ended: it has, when all that it began
+    is done and nothing more came for so long."""
     slow_think_s: float = 5.0
     """Warn when a response has brought nothing for so long, and again each time; 0 = never."""
     committed_wait_s: float = 10.0

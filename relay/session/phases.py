@@ -72,9 +72,11 @@ def settings_again(s: State) -> None:
 def dial(s: State) -> None:
     """Begin the next attempt."""
     s.legs += 1
-    s.next = Leg(number=s.legs, target=Target(0, s.applied.model))
+    target = Target(upstream=0, model=s.applied.model)
+    infers_ends = not s.upstreams[target.upstream].ends_responses
+    s.next = Leg(number=s.legs, target=target, infers_ends=infers_ends)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
-    s.act(Dial(s.legs, s.next.target))
+    s.act(Dial(s.legs, target))
 
 
 def opened(s: State, leg: Leg) -> None:
@@ -100,9 +102,7 @@ def configured(s: State, leg: Leg) -> None:
     s.disarm(Timer.UPSTREAM_STEP, Timer.UPSTREAM_READY)
     for item in s.applied.context:
         item_id = s.new_id("ctx")
-        s.ask(
-            realtime.ConversationItemCreate(event_id=item_id, item=_identified(item, item_id))
-        )  # C-037
+        s.place(_identified(item, item_id))  # C-037
     s.tell(voice_agent.SettingsApplied())
     for warning in s.applied.warnings:
         s.tell(warning)  # C-210

@@ -36,8 +36,28 @@ def speak_next(s: State, want: Want) -> None:
     s.wants.insert(ahead, want)
 
 
-def acknowledged(s: State, item: str) -> None:
-    """The upstream has one of our items, told in whichever event came first (L-08, C-090)."""
+def placed(s: State, item: realtime.Item) -> None:
+    """An item is in the conversation, told in whichever event came first (L-08, C-090): one of
+    ours, or, from a server that renames items, what can only be our oldest (C-091)."""
+    ours = next((sent for sent in s.unacknowledged if sent.id == item.id), None)
+    if ours is None and s.unacknowledged and item.id not in s.user_items:
+        oldest = s.unacknowledged[0]
+        ours = oldest if _same(oldest, item) else None
+    if ours is not None:
+        s.unacknowledged.remove(ours)
+        _acknowledged(s, ours.id or "")
+
+
+def _same(sent: realtime.Item, shown: realtime.Item) -> bool:
+    return (
+        sent.type == shown.type
+        and sent.role == shown.role
+        and sent.call_id == shown.call_id
+        and content_text(sent) == content_text(shown)
+    )
+
+
+def _acknowledged(s: State, item: str) -> None:
     rounds.output_acknowledged(s, item)
     for waiting in s.wants:
         if item in waiting.waits_for:
@@ -48,6 +68,7 @@ def acknowledged(s: State, item: str) -> None:
 
 def item_unacknowledged(s: State) -> None:
     """No acknowledgement came. Better asked without than never."""
+    s.unacknowledged = []
     for waiting in s.wants:
         if waiting.waits_for:
             s.note("warning", "item_unacknowledged", items=len(waiting.waits_for))
@@ -111,26 +132,10 @@ def retry(s: State) -> None:
 
 def created(s: State, event: realtime.ResponseCreated, leg: Leg) -> None:
     """A response has begun: one we asked for, or one of the upstream's own."""
-    begun = event.response
-    if begun.id in s.ended or (s.response is not None and s.response.id == begun.id):
+    if event.response.id in s.ended or (s.response and s.response.id == event.response.id):
         return  # C-222, C-224
-    asked = s.requested if _is_ours(s, begun) else None
-    if asked is not None:
-        s.requested = None
-        s.disarm(Timer.REQUEST)
-    since = asked.since if asked else s.turn_since if s.turn_since is not None else s.now
-    s.response = Response(id=begun.id, want=asked, since=since)
-    s.disarm(Timer.UNASKED)
-    s.cancelled_for_speech = False
-    if asked is not None and asked.dropped:
-        s.response.interrupted = True
-        s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl", leg), response_id=begun.id))
-        return
-    if not s.response.verbatim:
-        _takes_the_turn(s, s.response)
-        s.tell(voice_agent.AgentThinking(content=""))  # C-127
-    if s.options.slow_think_s > 0:
-        s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
+    leg.creates_responses = True
+    _begin(s, event.response, leg)
 
 
 def slow(s: State) -> None:
@@ -145,6 +150,8 @@ def item_added(s: State, event: realtime.ResponseOutputItemAdded) -> None:
     if response is not None and event.item.id:
         item = _item(response, event.item.id, event.output_index)
         item.is_message = event.item.type == "message"
+        item.announced = True
+        s.disarm(Timer.INFERRED_END)
 
 
 def text_delta(
@@ -157,7 +164,9 @@ def text_delta(
     _began(s, response)
     if response.first_text_at is None:
         response.first_text_at = s.now
-    _item(response, event.item_id, event.output_index).partial += event.delta
+    item_id = _item_id(response, event.item_id, event.output_index)
+    _item(response, item_id, event.output_index).partial += event.delta
+    s.disarm(Timer.INFERRED_END)
 
 
 def arguments_delta(s: State, event: realtime.ResponseFunctionCallArgumentsDelta) -> None:
@@ -169,15 +178,32 @@ def arguments_delta(s: State, event: realtime.ResponseFunctionCallArgumentsDelta
         response.first_tool_at = s.now
 
 
+def arguments_done(s: State, event: realtime.ResponseFunctionCallArgumentsDone) -> None:
+    """The exact API says more in the item's done (L-41); here only where no item was announced."""
+    response = _live(s, event.response_id)
+    if response is None or ((known := response.items.get(event.item_id)) and known.announced):
+        return
+    _began(s, response)
+    item = _item(response, event.item_id or event.call_id, event.output_index)
+    item.is_message, item.done = False, True
+    call = realtime.Item(
+        type="function_call", call_id=event.call_id, name=event.name, arguments=event.arguments
+    )
+    rounds.called(s, response.id, call)
+    _perhaps_over(s, response)
+
+
 def text_done(s: State, response_id: str, item_id: str, index: int, content: str) -> None:
     """The text of a message item is complete, by whichever event says so first (L-14, C-133)."""
     response = _live(s, response_id)
     if response is None:
         return
-    item = _item(response, item_id, index)
+    item = _item(response, _item_id(response, item_id, index), index)
     if item.text is None:
         item.text = content
         _say_complete(s, response)
+    item.done = item.done or not item.announced
+    _perhaps_over(s, response)
 
 
 def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) -> None:
@@ -186,7 +212,9 @@ def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) ->
     if response is None:
         return  # C-149, C-222
     s.bad_audio = 0
-    if event.item_id != response.voice_item:
+    s.disarm(Timer.INFERRED_END)
+    item_id = _item_id(response, event.item_id, event.output_index)
+    if item_id != response.voice_item:
         audio_done(s, response)
     width = s.upstream_output.sample_bytes
     data = response.carry + event.delta
@@ -196,13 +224,13 @@ def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) ->
         return
     _began(s, response)
     leg.voiced = True
-    response.voice_item = event.item_id
-    _item(response, event.item_id, event.output_index)
+    response.voice_item = item_id
+    _item(response, item_id, event.output_index)
     if response.first_audio_at is None:
         response.first_audio_at = s.now
         _starts_speaking(s, response)
     s.playback.sent(
-        event.item_id,
+        item_id,
         s.upstream_output.ms(whole),
         s.now,
         leg=leg.number,
@@ -221,8 +249,14 @@ def audio_done(s: State, response: Response) -> None:
 
 def item_audio_done(s: State, event: realtime.ResponseOutputAudioDone) -> None:
     response = _live(s, event.response_id)
-    if response is not None and response.voice_item == event.item_id:
+    if response is None:
+        return
+    item_id = _item_id(response, event.item_id, event.output_index)
+    if response.voice_item == item_id:
         audio_done(s, response)
+    item = _item(response, item_id, event.output_index)
+    item.done = item.done or not item.announced
+    _perhaps_over(s, response)
 
 
 def item_done(s: State, event: realtime.ResponseOutputItemDone) -> None:
@@ -240,16 +274,18 @@ def item_done(s: State, event: realtime.ResponseOutputItemDone) -> None:
         text_done(s, response.id, event.item.id, event.output_index, content)
     else:
         _say_complete(s, response)
+    item.done = True
+    _perhaps_over(s, response)
 
 
 def done(s: State, event: realtime.ResponseDone) -> None:
     """The only end of a response (L-13)."""
     response = s.response
-    if response is None or event.response.id != response.id:
+    if response is None or event.response.id not in ("", response.id):
         return
     s.response = None
     _remember(s, response)
-    s.disarm(Timer.SLOW_THINK, Timer.CANCELLED)
+    s.disarm(Timer.SLOW_THINK, Timer.CANCELLED, Timer.INFERRED_END)
     audio_done(s, response)
     status = event.response.status
     if response.interrupted or status == "cancelled":
@@ -261,6 +297,13 @@ def done(s: State, event: realtime.ResponseDone) -> None:
     rounds.response_over(
         s, response.id, cancelled=response.interrupted or status in ("cancelled", "failed")
     )
+
+
+def inferred_end(s: State) -> None:
+    """Everything the response began is done, and nothing more came: it is over (C-230)."""
+    if s.response is not None:
+        outcome = realtime.Response(id=s.response.id, status="completed")
+        done(s, realtime.ResponseDone(response=outcome))
 
 
 def interrupt(s: State) -> None:
@@ -293,8 +336,29 @@ def content_text(item: realtime.Item) -> str:
 # -- inside ----------------------------------------------------------------------------------------
 
 
+def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
+    asked = s.requested if _is_ours(s, begun) else None
+    if asked is not None:
+        s.requested = None
+        s.disarm(Timer.REQUEST)
+    since = asked.since if asked else s.turn_since if s.turn_since is not None else s.now
+    s.response = Response(id=begun.id, want=asked, since=since)
+    s.disarm(Timer.UNASKED)
+    s.cancelled_for_speech = False
+    if asked is not None and asked.dropped:
+        s.response.interrupted = True
+        s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl", leg), response_id=begun.id))
+        return
+    if not s.response.verbatim:
+        _takes_the_turn(s, s.response)
+        s.tell(voice_agent.AgentThinking(content=""))  # C-127
+    if s.options.slow_think_s > 0:
+        s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
+
+
 def _remember(s: State, ended: Response) -> None:
-    s.ended = [*s.ended, ended.id][-REMEMBERED:]
+    if ended.id:
+        s.ended = [*s.ended, ended.id][-REMEMBERED:]
 
 
 def _eligible(s: State, head: Want) -> bool:
@@ -380,11 +444,31 @@ def _is_answered(waiting: Want, by_itself: bool) -> bool:
 
 
 def _live(s: State, response_id: str) -> Response | None:
-    """The live response, if the event is of it and it was not interrupted (C-222)."""
+    """The live response, if the event is of it and it was not interrupted (C-222). Output of a
+    response that was never created, and never ended, creates it: some servers omit the event."""
+    if s.response is None and s.live is not None and response_id not in s.ended:
+        s.live.infers_ends = s.live.infers_ends or not s.live.creates_responses
+        _begin(s, realtime.Response(id=response_id), s.live)
     response = s.response
     if response is None or response.interrupted or response_id not in ("", response.id):
         return None
     return response
+
+
+def _perhaps_over(s: State, response: Response) -> None:
+    """From an upstream that does not say when a response ends: it may be now."""
+    if s.live is not None and s.live.infers_ends:
+        if all(item.done for item in response.items.values()):
+            s.arm(Timer.INFERRED_END, s.options.inferred_end_s)
+        else:
+            s.disarm(Timer.INFERRED_END)
+
+
+def _item_id(response: Response, item_id: str, index: int) -> str:
+    """The item that an event is about; some servers name it by its index only."""
+    if item_id:
+        return item_id
+    return next((name for name, item in response.items.items() if item.index == index), "")
 
 
 def _item(response: Response, item_id: str, index: int) -> AgentItem:

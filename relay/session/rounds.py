@@ -214,15 +214,12 @@ def _output(s: State, call: Call, output: str) -> None:
 
 def _send_output(s: State, call: Call) -> None:
     call.output_item = s.new_id("out")
-    s.ask(
-        realtime.ConversationItemCreate(
-            event_id=call.output_item,
-            item=realtime.Item(
-                type="function_call_output",
-                id=call.output_item,
-                call_id=call.id,
-                output=call.output or "",
-            ),
+    s.place(
+        realtime.Item(
+            type="function_call_output",
+            id=call.output_item,
+            call_id=call.id,
+            output=call.output or "",
         )
     )
 

@@ -16,13 +16,16 @@ from relay import realtime, voice_agent
 from relay.audio.formats import Format
 from relay.audio.playback import Playback
 from relay.session.actions import Action, Close, Note, Target, ToClient, ToUpstream
-from relay.session.facts import Admission
+from relay.session.facts import Admission, UpstreamTraits
 from relay.session.limits import bounded
 from relay.session.options import SessionOptions
 from relay.settings import Change, Dialect, MappingOptions, Plan, Update
 
 REMEMBERED = 32
 """How many ended responses are remembered, to ignore their latecomers (3.4.1)."""
+
+UNACKNOWLEDGED = 64
+"""How many items may wait to be shown by an upstream that may never do it."""
 
 
 class Phase(enum.Enum):
@@ -72,6 +75,8 @@ class Timer(enum.Enum):
     """A response.create was neither followed nor refused."""
     RETRY = "retry"
     """The pause before a failed response is asked for again is over."""
+    INFERRED_END = "inferred_end"
+    """All that a response began is done, and its upstream never says that responses end."""
     SLOW_THINK = "slow_think"
     """A response has begun and brings nothing."""
     CANCELLED = "cancelled"
@@ -98,6 +103,10 @@ class Leg(msgspec.Struct, kw_only=True):
     """Event id of its first session.update."""
     voiced: bool = False
     """Assistant audio has come over it: its voice is fixed now."""
+    creates_responses: bool = False
+    """It has sent response.created."""
+    infers_ends: bool = False
+    """Its responses end when all they began is done, because it may never say so (4.4)."""
 
 
 class TurnPhase(enum.Enum):
@@ -181,6 +190,9 @@ class AgentItem(msgspec.Struct, kw_only=True):
     """The transcript or text so far."""
     text: str | None = None
     """The whole of it, once known."""
+    announced: bool = False
+    """response.output_item.added named it, so its done will follow."""
+    done: bool = False
     said: bool = False
     """Its ConversationText was posted (or held)."""
 
@@ -267,6 +279,8 @@ class State(msgspec.Struct, kw_only=True):
     options: SessionOptions
     mapping: MappingOptions
     admission: Admission
+    upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),)
+    """What is known of the configured upstreams, in order of preference."""
 
     # Time and the way out
     origin: float = 0.0
@@ -314,6 +328,8 @@ class State(msgspec.Struct, kw_only=True):
     wants: list[Want] = []
     requested: Want | None = None
     retrying: Want | None = None
+    unacknowledged: list[realtime.Item] = []
+    """Items of ours that the upstream has not shown, oldest first."""
     response: Response | None = None
     ended: list[str] = []
     backlog_ms: float = 0.0
@@ -408,6 +424,11 @@ class State(msgspec.Struct, kw_only=True):
         to = leg or self.live
         if to is not None:
             self.act(ToUpstream(to.number, event))
+
+    def place(self, item: realtime.Item) -> None:
+        """Add an item to the upstream's conversation; a refusal names it (`faults`)."""
+        self.unacknowledged = [*self.unacknowledged, item][-UNACKNOWLEDGED:]
+        self.ask(realtime.ConversationItemCreate(event_id=item.id or "", item=item))
 
     def new_id(self, kind: str, leg: Leg | None = None) -> str:
         """An id that names its leg and kind, as `u2_usr_17` (U-20: at most 30 of `[a-z0-9_]`)."""

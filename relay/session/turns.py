@@ -99,15 +99,12 @@ def inject_user(s: State, message: voice_agent.InjectUserMessage) -> None:
         Want(reason=Reason.INJECT_USER, serial=s.number(), since=s.now, waits_for=[item])
     )
     s.arm(Timer.ITEM, s.options.response_requested_s)
-    s.ask(
-        realtime.ConversationItemCreate(
-            event_id=item,
-            item=realtime.Item(
-                type="message",
-                id=item,
-                role="user",
-                content=[realtime.ContentPart(type="input_text", text=message.content)],
-            ),
+    s.place(
+        realtime.Item(
+            type="message",
+            id=item,
+            role="user",
+            content=[realtime.ContentPart(type="input_text", text=message.content)],
         )
     )
     text.user_wrote(s, message.content)
@@ -162,16 +159,12 @@ def greet(s: State) -> None:
 
 def say_as_text(s: State, content: str) -> None:
     """No voice here: the words for the client, and for the model's memory (C-146, C-213)."""
-    item = s.new_id("say")
-    s.ask(
-        realtime.ConversationItemCreate(
-            event_id=item,
-            item=realtime.Item(
-                type="message",
-                id=item,
-                role="assistant",
-                content=[realtime.ContentPart(type="output_text", text=content)],
-            ),
+    s.place(
+        realtime.Item(
+            type="message",
+            id=s.new_id("say"),
+            role="assistant",
+            content=[realtime.ContentPart(type="output_text", text=content)],
         )
     )
     text.assistant_said(s, content)
@@ -250,7 +243,7 @@ def _silence(s: State, leg: Leg, *, flush: bool) -> None:
         s.arm(Timer.CANCELLED, s.options.cancel_wait_s)
         s.cancelled_for_speech = flush
     for item in unheard:
-        if item.leg == leg.number:
+        if item.leg == leg.number and item.item:
             s.ask(
                 realtime.ConversationItemTruncate(
                     event_id=s.new_id("trn"),
