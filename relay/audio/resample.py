@@ -54,7 +54,8 @@ LARGEST_BANK = 1 << 20
 two rates that hardly share a divisor are not: 23999 and 24000 would need 580 million."""
 
 _BLOCK = 16
-"""A block is at least so many samples, on both sides: smaller matrices leave the BLAS idle."""
+"""About so many samples at the lower rate make a block, or what the ratio needs if that is more:
+smaller matrices leave the BLAS idle, larger ones are mostly zeros."""
 
 
 class Bank(msgspec.Struct, frozen=True):
