@@ -56,7 +56,7 @@ from relay.session.actions import (
 )
 from relay.session.facts import ClientGone, Loss, UpstreamGone
 from tests import oracle
-from tests.expected import ANY, Anything, Expected, Wire, brief, difference, like, told
+from tests.expected import ANY, Absent, Anything, Expected, Wire, brief, difference, like, told
 
 START = 1000.0
 """The session's clock when it opens; not zero, so that a forgotten clock shows."""
@@ -205,8 +205,7 @@ class Playbook:
     def upstream_opens(self, leg: int | None = None) -> Self:
         """The dial succeeded (the last one, unless a leg is named)."""
         number = leg or max(n for n, state in self.legs.items() if state == "dialled")
-        if self.legs[number] == "dialled":
-            self.legs[number] = "open"
+        self.legs[number] = "open"
         return self._happens(
             leg_in(number),
             "(open)",
@@ -251,7 +250,8 @@ class Playbook:
         )
 
     def updated(self, *, leg: int | None = None, **changes: Any) -> Self:
-        """session.updated, with the session as the leg was told to have it, but for `changes`."""
+        """session.updated, with the session as the leg was told to have it, but for `changes`
+        (`ABSENT` leaves a field out)."""
         number = self.leg(leg)
         session: dict[str, Any] = {}
         for event in self.sent.get(number, []):
@@ -684,7 +684,9 @@ def _unequal(expected: bytes, actual: bytes) -> str:
 
 def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+        if isinstance(value, Absent):
+            into.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
             into[key] = copy.deepcopy(value)
