@@ -13,23 +13,11 @@ import msgspec
 
 from relay.config import Auth, Listen, is_loopback
 from relay.session.facts import Dialect
+from relay.wire import Request
 
 SCHEMES = ("token", "bearer")
 """Of the Authorization header and of the sub-protocols: keys and short-lived tokens (1.1). Both are
 taken for either, since the SDKs mix them."""
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What admission looks at of an upgrade request."""
-
-    target: str
-    """Path and query, as sent."""
-    headers: tuple[tuple[str, str], ...] = ()
-    """Names in lower case."""
-    subprotocols: tuple[str, ...] = ()
-
-    def values(self, name: str) -> list[str]:
-        return [value for header, value in self.headers if header == name]
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -50,20 +38,20 @@ def admit(
     request: Request, listen: Listen, auth: Auth, keys: Mapping[bytes, str]
 ) -> Admitted | Refused:
     """Decide on one upgrade request. `keys` maps the SHA-256 of each key to its name."""
-    path, _, query = request.target.partition("?")
-    dialect = _dialect(path, listen)
+    dialect = _dialect(request.path, listen)
     if dialect is None:
         return Refused(404, "no voice agent at this path")  # C-003
     if not _origin_admitted(request, auth):
         return Refused(403, "origin not allowed")  # C-014
-    pairs = list(zip(request.subprotocols[::2], request.subprotocols[1::2], strict=False))
+    offers = request.subprotocols
+    pairs = list(zip(offers[::2], offers[1::2], strict=False))
     subprotocol = next((name for name, _ in pairs if name in SCHEMES), None)  # C-006
     if auth.mode == "none":
         return Admitted(dialect, None, subprotocol)  # C-010
     offered = [value for name, value in pairs if name in SCHEMES]
-    offered += _authorizations(request)
+    offered += _authorization(request)
     if dialect in auth.query_token:  # C-008
-        offered += urllib.parse.parse_qs(query).get("token", [])
+        offered += urllib.parse.parse_qs(request.query).get("token", [])
     name = _key_name(offered, keys)
     if name is None:
         return Refused(401, "missing or invalid credentials")  # C-009
@@ -82,16 +70,15 @@ def _dialect(path: str, listen: Listen) -> Dialect | None:
 def _origin_admitted(request: Request, auth: Auth) -> bool:
     """Any web page that a developer visits can open a WebSocket to 127.0.0.1. Only browsers send
     Origin, and pages cannot forge it; the Host tells a page whose name was rebound to 127.0.0.1."""
-    origins = request.values("origin")
-    if not origins:
+    origin = request.origin
+    if origin is None:
         return True
     if auth.origins is not None:
-        allowed = {origin.lower().rstrip("/") for origin in auth.origins}
-        return "*" in allowed or all(origin.lower() in allowed for origin in origins)
+        allowed = {known.lower().rstrip("/") for known in auth.origins}
+        return "*" in allowed or origin.lower() in allowed
     if auth.mode != "none":
         return True
-    hosts = [f"//{host}" for host in request.values("host")]
-    return bool(hosts) and all(_is_loopback_url(url) for url in [*origins, *hosts])
+    return _is_loopback_url(origin) and _is_loopback_url(f"//{request.host}")
 
 
 def _is_loopback_url(url: str) -> bool:
@@ -101,10 +88,10 @@ def _is_loopback_url(url: str) -> bool:
         return False
 
 
-def _authorizations(request: Request) -> list[str]:
-    """C-004, C-005: the credentials of `Authorization: Token KEY`, the scheme in any case."""
-    split = [value.partition(" ") for value in request.values("authorization")]
-    return [credential.strip() for scheme, _, credential in split if scheme.lower() in SCHEMES]
+def _authorization(request: Request) -> list[str]:
+    """C-004, C-005: the credential of `Authorization: Token KEY`, the scheme in any case."""
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    return [credential.strip()] if scheme.lower() in SCHEMES else []
 
 
 def _key_name(offered: Iterable[str], keys: Mapping[bytes, str]) -> str | None:

@@ -8,7 +8,7 @@ use.
 import importlib.metadata
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,10 +55,10 @@ class Source:
     assignments: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
     """section.key=value; overrides the file and the environment. Repeatable."""
 
-    def load(self, **options: str | int | None) -> Config:
-        """`options` are keys with `__` for the dot; None leaves a key to the other sources."""
-        given = {k.replace("__", "."): v for k, v in options.items() if v is not None}
-        return config.load(self.config, os.environ, self.assignments, given)
+    def load(self, options: Mapping[str, Any], script: Path | None = None) -> Config:
+        """`options` by dotted key; None leaves a key to the other sources."""
+        given = {key: value for key, value in options.items() if value is not None}
+        return config.load(self.config, os.environ, self.assignments, given, script=script)
 
 
 NO_SOURCE = Source()
@@ -84,7 +84,8 @@ def serve(
         File that receives the URL once clients can connect.
     """
     host, port = _host_and_port(listen)
-    configured = source.load(listen__host=host, listen__port=port, upstream__url=upstream)
+    options = {"listen.host": host, "listen.port": port, "upstream.url": upstream}
+    configured = source.load(options)
     logs.set_up(configured.log.level, configured.log.format)
     from relay import server
 
@@ -147,6 +148,40 @@ def talk(
 
 
 @app.command
+def simulate(
+    *,
+    listen: str = "127.0.0.1:8081",
+    script: Path | None = None,
+    key: str | None = None,
+    ready_file: Path | None = None,
+    source: Source = NO_SOURCE,
+) -> int:
+    """Run the simulator alone, as an OpenAI-Realtime-compatible server.
+
+    Parameters
+    ----------
+    listen
+        HOST:PORT to listen on; port 0 picks one.
+    script
+        TOML file with what it hears, says and gets wrong; else the configuration's [simulator].
+    key
+        Demand it as Authorization: Bearer KEY.
+    ready_file
+        File that receives the URL once clients can connect.
+    """
+    host, port = _host_and_port(listen)
+    configured = source.load({}, script)
+    logs.set_up(configured.log.level, configured.log.format)
+    from relay import simulate as room
+    from relay.simulator.server import Options
+
+    options = Options(
+        host=host or "127.0.0.1", port=port or 0, api_key=key, script=configured.simulator
+    )
+    return _run(room.simulate, options, ready_file)
+
+
+@app.command
 def check(*, upstream: str | None = None, source: Source = NO_SOURCE) -> int:
     """Read the configuration, say what would be served, dial the upstream once.
 
@@ -155,7 +190,7 @@ def check(*, upstream: str | None = None, source: Source = NO_SOURCE) -> int:
     upstream
         URL of the upstream, or the word simulator.
     """
-    configured = source.load(upstream__url=upstream)
+    configured = source.load({"upstream.url": upstream})
     logs.set_up("error", configured.log.format)
     from relay import check as room
 
@@ -173,18 +208,34 @@ def _host_and_port(listen: str | None) -> tuple[str | None, int | None]:
 
 
 def _run(command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
-    """Run a command to its exit code. A failure nobody foresaw is one log line, not a traceback
-    between other lines; Ctrl-C says nothing."""
+    """Run a command to its exit code."""
     try:
         return trio.run(command, *arguments)
-    except ConfigError:
-        raise
-    except KeyboardInterrupt:
+    except BaseException as error:
+        return _verdict(error)
+
+
+def _verdict(error: BaseException) -> int:
+    """The exit code of a failure, which nurseries may have wrapped. Ctrl-C says nothing; what only
+    we can mend is one log line, not a traceback between other lines."""
+    causes = list(_leaves(error))
+    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
         return 1
-    except BaseExceptionGroup as group:
-        if group.split(KeyboardInterrupt)[0]:
-            return 1
-        structlog.get_logger().error("stopped by a failure", exc_info=group)
-    except Exception as error:
+    for cause in causes:
+        if isinstance(cause, ConfigError):
+            raise cause
+    if all(isinstance(cause, OSError) for cause in causes):
+        print(f"relay: {'; '.join(map(str, causes))}", file=sys.stderr)
+    elif isinstance(error, Exception):
         structlog.get_logger().error("stopped by a failure", exc_info=error)
+    else:
+        raise error
     return 1
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -19,10 +19,15 @@ import msgspec
 
 from relay.session.facts import Dialect
 from relay.session.options import SessionOptions
+from relay.settings.options import MappingOptions, Passthrough, TurnOptions
+from relay.simulator.script import Script
+from relay.voice_agent import Agent
 
 SIMULATOR = "simulator"
 """The word that stands for the embedded simulator where a URL is expected."""
 OPENAI_URL = "wss://api.openai.com/v1/realtime"
+
+DEFAULTS = MappingOptions()
 
 UrlPath: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^/[^?#\s]*$")]
 
@@ -77,6 +82,27 @@ class Upstream(Section, frozen=True):
     api_key_file: Path | None = None
     """File with the upstream's key; else `OPENAI_API_KEY`, else the systemd credential
     `openai-api-key`."""
+    model: str = DEFAULTS.model
+    """Realtime model for every think model that is none itself and is not in `[models]`."""
+    voice: str = DEFAULTS.voice
+    """Voice for every voice that is not the upstream's own and is not in `[voices]`."""
+    transcription_model: str = DEFAULTS.transcription_model
+    """Transcription model for every listen model that is none of the upstream's and is not in
+    `[transcription_models]`; empty: the user's words are not transcribed."""
+
+
+class SettingsMapping(Section, frozen=True):
+    """How Settings are turned into a session of the upstream, beyond models and voices."""
+
+    reasoning_models: tuple[str, ...] = DEFAULTS.reasoning_models
+    """Model families that take `reasoning` and `parallel_tool_calls`."""
+    prompt_limit_chars: Annotated[int, msgspec.Meta(ge=1)] = DEFAULTS.prompt_limit_chars
+    """A longer prompt is truncated, with a Warning."""
+    functions_prompt: str = DEFAULTS.functions_prompt
+    """Text added to the instructions while there are functions."""
+    retention_ratio: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = DEFAULTS.retention_ratio
+    """Share of the conversation to keep when a numeric `context_length` is exceeded; unset, such a
+    length is ignored."""
 
 
 class Log(Section, frozen=True):
@@ -95,7 +121,38 @@ class Config(Section, frozen=True):
     auth: Auth = Auth()
     upstream: Upstream = Upstream()
     session: SessionOptions = SessionOptions()
+    mapping: SettingsMapping = SettingsMapping()
+    turns: TurnOptions = TurnOptions()
+    passthrough: Passthrough = Passthrough()
+    models: dict[str, str] = {}
+    """Think model -> Realtime model."""
+    voices: dict[str, str] = {}
+    """Speak voice or model -> the upstream's voice."""
+    transcription_models: dict[str, str] = {}
+    """Listen model -> transcription model."""
+    agents: dict[str, Agent] = {}
+    """Agent id -> what Settings would carry as `agent`, and read as leniently."""
+    simulator: Script = Script()
     log: Log = Log()
+
+    @property
+    def mapping_options(self) -> MappingOptions:
+        """What `relay.settings` reads of all this."""
+        return MappingOptions(
+            model=self.upstream.model,
+            voice=self.upstream.voice,
+            transcription_model=self.upstream.transcription_model,
+            models=self.models,
+            voices=self.voices,
+            transcription_models=self.transcription_models,
+            agents=self.agents,
+            turns=self.turns,
+            passthrough=self.passthrough,
+            reasoning_models=self.mapping.reasoning_models,
+            prompt_limit_chars=self.mapping.prompt_limit_chars,
+            functions_prompt=self.mapping.functions_prompt,
+            retention_ratio=self.mapping.retention_ratio,
+        )
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -110,6 +167,28 @@ class Address(msgspec.Struct, frozen=True):
     def simulated(self) -> bool:
         return self.url == SIMULATOR
 
+    @property
+    def shown(self) -> str:
+        """For the log: without user, password and query, any of which may hold a key."""
+        parts = urllib.parse.urlsplit(self.url)
+        return urllib.parse.urlunsplit(
+            parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")
+        )
+
+    def url_for(self, model: str) -> str:
+        """Where to dial for `model`: it is added to the query unless that names one (3.1)."""
+        parts = urllib.parse.urlsplit(self.url)
+        if "model" in urllib.parse.parse_qs(parts.query, keep_blank_values=True):
+            return self.url
+        added = urllib.parse.urlencode({"model": model})
+        query = f"{parts.query}&{added}" if parts.query else added
+        return urllib.parse.urlunsplit(parts._replace(query=query))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What to dial with; never the client's credentials (C-012)."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
     def __repr__(self) -> str:  # a key must not reach a log through a traceback or a debug print
         return f"Address({self.url!r}, api_key={'...' if self.api_key else None})"
 
@@ -119,13 +198,17 @@ def load(
     environment: Mapping[str, str],
     assignments: Iterable[str] = (),
     options: Mapping[str, Any] | None = None,
+    *,
+    script: Path | None = None,
 ) -> Config:
     """Merge the four sources and check every value; raises `ConfigError`.
 
     `assignments` are `section.key=value` texts, `options` maps dotted keys to values that the
-    command line has already read.
+    command line has already read. A `script` file stands in place of the file's `[simulator]`.
     """
-    tree: dict[str, Any] = _read_toml(file) if file else {}
+    tree: dict[str, Any] = _read_toml(file, "--config") if file else {}
+    if script:
+        tree["simulator"] = _read_toml(script, "--script")
     for name, text in sorted(environment.items()):
         if path := _environment_path(name):
             _put(tree, path, _value(text))
@@ -204,6 +287,15 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
+def demand_keys(auth: Auth, host: str) -> None:
+    """Raises `ConfigError` if listening on `host` would let strangers in."""
+    if auth.mode == "none" and not is_loopback(host) and not auth.allow_anonymous:
+        raise ConfigError(
+            f"auth.mode: none would let anyone in who reaches {host}; "
+            "set auth.mode=keys, or auth.allow_anonymous=true if that is meant"
+        )
+
+
 def under_systemd(environment: Mapping[str, str]) -> bool:
     return "NOTIFY_SOCKET" in environment or "INVOCATION_ID" in environment
 
@@ -225,11 +317,7 @@ def _check(config: Config) -> None:
         _plain(p) for p in listen.component_paths
     }:
         raise ConfigError(f"listen.component_paths: {min(shared)} is in listen.deepgram_paths too")
-    if auth.mode == "none" and not is_loopback(listen.host) and not auth.allow_anonymous:
-        raise ConfigError(
-            f"auth.mode: none would let anyone in who reaches {listen.host}; "
-            "set auth.mode=keys, or auth.allow_anonymous=true if that is meant"
-        )
+    demand_keys(auth, listen.host)
     if url is not None and url != SIMULATOR and not _is_websocket_url(url):
         raise ConfigError(f"upstream.url: expected ws://, wss:// or {SIMULATOR}")
 
@@ -275,9 +363,9 @@ def _read_text(file: Path, key: str) -> str:
         raise ConfigError(f"{key}: cannot read {file}: {_reason(error)}") from None
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _read_toml(file: Path, option: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(_read_text(file, "--config"))
+        return tomllib.loads(_read_text(file, option))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
 

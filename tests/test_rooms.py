@@ -53,10 +53,10 @@ ROOMS = {
     "realtime": Room({"errors", "frames"}),
     "settings": Room({"errors", "frames", "audio"} | CODECS),
     "session": Room({"errors", "frames", "audio", "settings"} | CODECS),
-    "config": Room({"errors", "session", "settings", "simulator"}),
+    "config": Room({"session", "settings", "simulator", "voice_agent"}),
     "dialogue": Room({"audio", "frames", "voice_agent"}),
-    "admission": Room({"config", "session"}),
-    "wire": Room({"errors"}, {"trio", "trio_websocket", "h11", "ssl", "socket", "time"}),
+    "admission": Room({"config", "session", "wire"}),
+    "wire": Room({"errors"}, {"trio", "trio_websocket", "wsproto", "h11", "ssl"}),
     "bridge": Room(
         {"errors", "frames", "session", "settings", "wire", "audio"} | CODECS,
         {"trio", "trio_util", "structlog", "time"},
@@ -64,12 +64,23 @@ ROOMS = {
     "systemd": Room(doors={"trio", "socket", "structlog"}),
     "logs": Room(doors={"logging", "structlog"}),
     "server": Room(
-        {"errors", "admission", "bridge", "config", "session", "simulator", "systemd", "wire"},
-        {"trio", "ssl", "socket", "structlog", "time", "uuid"},
+        {
+            "admission",
+            "bridge",
+            "config",
+            "probe",
+            "ready",
+            "session",
+            "simulator.server",
+            "systemd",
+            "wire",
+        },
+        {"trio", "trio_util", "ssl", "structlog", "uuid"},
     ),
-    "check": Room(
-        {"config", "frames", "realtime", "simulator", "wire"}, {"trio", "ssl", "structlog"}
-    ),
+    "ready": Room({"config"}),
+    "simulate": Room({"ready", "simulator.server"}, {"trio", "structlog"}),
+    "probe": Room({"config", "realtime", "wire"}, {"trio"}),
+    "check": Room({"config", "probe", "server", "simulator.server"}, {"trio"}),
     "talk": Room(
         {"audio", "config", "dialogue", "errors", "frames", "server", "voice_agent", "wire"},
         {"trio", "trio_util", "time", "uuid"},
@@ -80,7 +91,7 @@ ROOMS = {
         {"trio", "trio_util", "structlog", "time", "uuid", "random", "secrets"},
     ),
     "cli": Room(
-        {"check", "config", "logs", "server", "simulator", "talk"},
+        {"check", "config", "logs", "server", "simulate", "simulator.server", "talk"},
         {"cyclopts", "structlog", "trio"},
     ),
     "__main__": Room({"cli"}),
@@ -90,11 +101,13 @@ ROOMS = {
 
 def room_of(module: str) -> str:
     """`session.turns` -> session, but `simulator.server` is a room of its own."""
-    return module if module in ROOMS else module.split(".")[0]
+    parts = module.split(".")
+    pair = ".".join(parts[:2])
+    return pair if pair in ROOMS else parts[0]
 
 
 def imports_of(source: str, module: str) -> Iterator[str]:
-    """Every module that the source imports anywhere, absolute: `relay.audio.formats`, `trio`."""
+    """What the source imports anywhere, absolute: `relay.audio.formats.Format`, `trio.Event`."""
     package = ["relay", *module.split(".")][:-1]
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -103,8 +116,8 @@ def imports_of(source: str, module: str) -> Iterator[str]:
             case ast.ImportFrom(module=origin, names=names, level=level):
                 base = package[: len(package) - level + 1] if level else []
                 parent = ".".join([*base, *([origin] if origin else [])])
-                # `from relay import wire` names a module, `from relay.wire import Leg` does not.
-                yield from ([f"relay.{n.name}" for n in names] if parent == "relay" else [parent])
+                # Whether `b` of `from relay.a import b` is a module or not, its room is the same.
+                yield from (f"{parent}.{name.name}" for name in names)
             case _:
                 pass
 

@@ -1,0 +1,53 @@
+"""check: what would be served with this configuration, and whether the upstream answers.
+
+It knows the configuration and what a probe tells. It binds no port, so it can run beside the daemon
+that it asks about.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import trio
+
+from relay import config, server
+from relay.config import Address, Config
+from relay.probe import Probe, probe
+from relay.simulator.server import Options, serve_simulator
+
+
+async def check(configured: Config, environment: Mapping[str, str]) -> int:
+    """Print what would be served and how a dial of the upstream goes; 0 if it goes well, else 1.
+    Raises `ConfigError` for what could not be served at all."""
+    address = config.upstream(configured, environment)
+    for line in _served(configured, address, environment):
+        print(line)
+    found = await _probe(configured, address)
+    if found.fault is None:
+        print(f"answer     a session was created after {found.seconds:.3f} s")
+        return 0
+    print(f"failed     {found.fault} (after {found.seconds:.3f} s)")
+    return 1
+
+
+async def _probe(configured: Config, address: Address) -> Probe:
+    """With the simulator as the upstream, one is started for the occasion."""
+    model = configured.upstream.model
+    if not address.simulated:
+        return await probe(address, model)
+    async with trio.open_nursery() as nursery:
+        served = await nursery.start(serve_simulator, Options(script=configured.simulator))
+        found = await probe(Address(served.url), model)
+        nursery.cancel_scope.cancel()
+    return found
+
+
+def _served(configured: Config, address: Address, environment: Mapping[str, str]) -> Iterator[str]:
+    listen, auth = configured.listen, configured.auth
+    tls = server.tls_context(configured)
+    paths = ", ".join([*listen.deepgram_paths, *listen.component_paths])
+    yield f"listen     {'wss' if tls else 'ws'}://{listen.host}:{listen.port}, paths {paths}"
+    keys = config.keys(configured, environment)
+    origins = "any" if auth.mode == "keys" else "loopback"
+    if auth.origins is not None:
+        origins = ", ".join(auth.origins) or "none"
+    yield f"auth       {auth.mode}, {len(keys)} keys; browsers from origins: {origins}"
+    yield f"upstream   {address.shown}, model {configured.upstream.model} ({address.chosen_by})"

@@ -1,0 +1,241 @@
+"""server: listens, admits, and ends well.
+
+It knows the listeners, the health pages, the signals and how many conversations are going on; who
+may come in is decided in `relay.admission`, and a conversation is held by whoever it is given to
+(`relay.bridge`). Whatever happens on one connection ends that connection and nothing else.
+"""
+
+import contextlib
+import signal
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import structlog
+import trio
+from trio_util import AsyncValue
+
+from relay import admission, config, systemd, wire
+from relay.admission import Admitted, Refused
+from relay.config import Address, Config, ConfigError
+from relay.probe import probe
+from relay.ready import write_ready_file
+from relay.session.facts import Admission
+from relay.simulator import server as simulator
+
+Converse: TypeAlias = Callable[[wire.Leg, Admission, trio.Event], Awaitable[None]]
+"""Holds one conversation over a client's leg. The event says that the daemon is going away."""
+Listener: TypeAlias = trio.SocketListener | trio.SSLListener[trio.SocketStream]
+Listeners: TypeAlias = list[Listener]
+
+GOODBYE_S = 10.0
+"""Time for the goodbyes of all sessions after `session.drain_s`: more than `wire` takes for one."""
+
+log = structlog.get_logger()
+
+
+async def serve(
+    configured: Config, environment: Mapping[str, str], ready_file: Path | None = None
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; the exit code: 0 drained, 1 stopped by a second
+    signal. Raises `ConfigError` before anything is served."""
+    address = config.upstream(configured, environment)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        try:
+            listeners = await open_listeners(configured, environment)
+        except OSError as error:
+            host, port = configured.listen.host, configured.listen.port
+            log.error("cannot listen", host=host, port=port, reason=error.strerror or str(error))
+            return 1
+        _announce(address, environment)
+        async with running(configured, environment, address, listeners) as relay:
+            if ready_file:
+                write_ready_file(ready_file, relay.urls)
+            systemd.notify(environment, READY=1, STATUS=f"Serving {' '.join(relay.urls)}")
+            await anext(signals)
+            systemd.notify(environment, STOPPING=1, STATUS="Draining")
+            drained = False
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_on_next, signals, nursery.cancel_scope)
+                drained = await relay.drain()
+                nursery.cancel_scope.cancel()
+        log.info("drained" if drained else "stopped", left=relay.live.value)
+    return 0 if drained else 1
+
+
+async def open_listeners(configured: Config, environment: Mapping[str, str]) -> Listeners:
+    """The sockets of socket activation, else those of `listen.host` and `listen.port`, with TLS if
+    there is a certificate. Raises `OSError` when the address cannot be had, and `ConfigError`."""
+    tls = tls_context(configured)
+    if inherited := systemd.inherited_sockets(environment):
+        for each in inherited:
+            config.demand_keys(configured.auth, str(each.getsockname()[0]))
+        sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited]
+    else:
+        listen = configured.listen
+        sockets = await trio.open_tcp_listeners(listen.port, host=listen.host)
+    if tls is None:
+        return [*sockets]
+    return [trio.SSLListener(socket, tls, https_compatible=True) for socket in sockets]
+
+
+def tls_context(configured: Config) -> ssl.SSLContext | None:
+    """The certificate to serve with; None: plain ws. Raises `ConfigError`."""
+    listen = configured.listen
+    if listen.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(listen.tls_cert, listen.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"listen.tls_cert, listen.tls_key: {error}") from None
+    return context
+
+
+def url_of(listener: Listener) -> str:
+    """What clients connect to, without path."""
+    scheme = "ws"
+    if isinstance(listener, trio.SSLListener):
+        scheme, listener = "wss", cast("trio.SocketListener", listener.transport_listener)
+    host, port = listener.socket.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def running(
+    configured: Config, environment: Mapping[str, str], address: Address, listeners: Listeners
+) -> "AsyncIterator[Relay]":
+    """A relay that accepts connections while the block lasts. Whoever is connected when it ends is
+    cut off with a goodbye; see `Relay.drain`."""
+    keys = config.keys(configured, environment)
+    async with trio.open_nursery() as nursery:
+        relay = Relay(configured, keys, await _conversation(configured, address, nursery))
+        relay.urls = [url_of(listener) for listener in listeners]
+        nursery.start_soon(partial(trio.serve_listeners, relay.connection, listeners))
+        nursery.start_soon(systemd.watchdog, environment)
+        for url in relay.urls:
+            log.info("listening", url=url, upstream=address.shown)
+        yield relay
+        nursery.cancel_scope.cancel()
+
+
+class Relay:
+    """What the connections of a daemon share: who may come in, how many are in, and whether it is
+    over."""
+
+    def __init__(self, configured: Config, keys: Mapping[bytes, str], converse: Converse) -> None:
+        self._config = configured
+        self._keys = keys
+        self._converse = converse
+        self._going_away = trio.Event()
+        self.draining = False
+        """No new sessions; `/readyz` says so."""
+        self.live: AsyncValue[int] = AsyncValue(0)
+        """Conversations that are going on."""
+        self.urls: list[str] = []
+        """Where clients connect, without path."""
+
+    async def connection(self, stream: trio.abc.Stream) -> None:
+        """Serve one accepted connection, whatever it asks for. Never raises an `Exception`."""
+        await wire.serve_connection(stream, self.route, _report)
+
+    def route(self, request: wire.Request) -> wire.Accept | wire.Response:
+        """Health pages, refusals with their HTTP status, or a conversation."""
+        match request.path:
+            case "/healthz":
+                return _page(request, 200, "alive")
+            case "/readyz" if self.draining:
+                return _page(request, 503, "draining")
+            case "/readyz":
+                return _page(request, 200, "ready")
+            case _:
+                pass
+        outcome = admission.admit(request, self._config.listen, self._config.auth, self._keys)
+        if isinstance(outcome, Admitted) and self.draining:
+            outcome = Refused(503, "draining")
+        if isinstance(outcome, Refused):
+            log.info("refused", status=outcome.status, reason=outcome.reason, peer=request.peer)
+            return _page(request, outcome.status, outcome.reason)
+        admitted = Admission(str(uuid.uuid4()), outcome.dialect)
+        return wire.Accept(
+            partial(self._hold, admitted, outcome.key_name, request.peer),
+            outcome.subprotocol,
+            (("dg-request-id", admitted.request_id),),  # C-011
+        )
+
+    async def drain(self, goodbye_s: float = GOODBYE_S) -> bool:
+        """Admit nobody any more and wait for the conversations to end: `session.drain_s` by
+        themselves, then `goodbye_s` told that the server is going away. True if none is left."""
+        self.draining = True
+        drain_s = self._config.session.drain_s
+        log.info("draining", live=self.live.value, drain_s=drain_s)
+        with trio.move_on_after(drain_s):
+            await self.live.wait_value(0)
+            return True
+        self._going_away.set()  # C-192
+        with trio.move_on_after(goodbye_s):
+            await self.live.wait_value(0)
+            return True
+        return False
+
+    async def _hold(
+        self, admitted: Admission, key_name: str | None, peer: str, leg: wire.Leg
+    ) -> None:
+        began = trio.current_time()
+        with structlog.contextvars.bound_contextvars(request_id=admitted.request_id):
+            log.info("connected", peer=peer, dialect=admitted.dialect.value, key=key_name)
+            self.live.value += 1
+            try:
+                await self._converse(leg, admitted, self._going_away)
+            finally:
+                self.live.value -= 1
+                log.info("disconnected", lasted_s=round(trio.current_time() - began, 3))
+
+
+async def _conversation(configured: Config, address: Address, nursery: trio.Nursery) -> Converse:
+    """Who holds the conversations, with which upstream; the simulator is started and probed."""
+    from relay import bridge
+
+    if address.simulated:
+        options = simulator.Options(script=configured.simulator)
+        served = await nursery.start(simulator.serve_simulator, options)
+        address = Address(served.url)
+        found = await probe(address, configured.upstream.model)
+        if found.fault is not None:
+            raise RuntimeError(f"the simulator does not answer: {found.fault}")
+        log.info("the simulator answers", after_s=round(found.seconds, 3))
+    return partial(bridge.run, configured, address)
+
+
+def _report(faults: ExceptionGroup[Exception]) -> None:
+    """A mistake of ours on one connection, which has ended; the others go on."""
+    log.error("connection failed", exc_info=faults)
+
+
+def _page(request: wire.Request, status: int, text: str) -> wire.Response:
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
+    if status == 401:
+        headers.append(("WWW-Authenticate", "Token"))
+    if status == 503:
+        headers.append(("Retry-After", "1"))
+    body = b"" if request.method == "HEAD" else f"{text}\n".encode()
+    return wire.Response(status, body, tuple(headers))
+
+
+def _announce(address: Address, environment: Mapping[str, str]) -> None:
+    """The first log line."""
+    if address.simulated:
+        log.warning("the embedded simulator is the upstream", chosen_by=address.chosen_by)
+    else:
+        log.info("upstream", url=address.shown, chosen_by=address.chosen_by)
+    if ignored := config.ignored_names(environment):
+        log.warning("environment variables without effect", names=ignored)
+
+
+async def _cancel_on_next(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    await anext(signals)
+    log.warning("stopping at once")
+    scope.cancel()

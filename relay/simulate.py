@@ -1,0 +1,29 @@
+"""simulate: the simulator alone, as a process that answers like an OpenAI-Realtime server.
+
+It knows how to start and stop it. What it says is decided in `relay.simulator`.
+"""
+
+import signal
+from pathlib import Path
+
+import structlog
+import trio
+
+from relay.ready import write_ready_file
+from relay.simulator.server import Options, serve_simulator
+
+log = structlog.get_logger()
+
+
+async def simulate(options: Options, ready_file: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises `OSError` when the address cannot be
+    had."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            served = await nursery.start(serve_simulator, options)
+            log.info("listening", url=served.url)
+            if ready_file:
+                write_ready_file(ready_file, [served.url])
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+    return 0

@@ -1,0 +1,289 @@
+"""The server: health pages, admission and its answers, failures that stay where they are, drain.
+
+The conversation is a fake here; the sockets are real.
+"""
+
+import contextlib
+import hashlib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import structlog
+import trio
+import trustme
+
+from relay import server, wire
+from relay.config import Auth, Config, ConfigError, Listen
+from relay.server import Relay
+from relay.session.facts import Admission, Dialect
+from relay.session.options import SessionOptions
+
+AGENT = "/v1/agent/converse"
+KEYS = {hashlib.sha256(b"k1").digest(): "laptop"}
+
+
+class Talkers:
+    """Conversations that say their request id and dialect, then wait: for the client to leave, or
+    to be told that the server goes away (when they are polite)."""
+
+    def __init__(self, *, polite: bool = True) -> None:
+        self._polite = polite
+        self.admissions: list[Admission] = []
+
+    async def __call__(self, leg: wire.Leg, admission: Admission, going_away: trio.Event) -> None:
+        self.admissions.append(admission)
+        leg.post(f"{admission.request_id} {admission.dialect.value}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_gone, leg, nursery.cancel_scope)
+            await going_away.wait()
+            if not self._polite:
+                await trio.sleep_forever()
+            await leg.goodbye(1001, "SERVER_GOING_AWAY")
+            nursery.cancel_scope.cancel()
+
+    async def _until_gone(self, leg: wire.Leg, scope: trio.CancelScope) -> None:
+        with contextlib.suppress(wire.LegGone):
+            while True:
+                if await leg.receive() == "fail":
+                    raise RuntimeError("planted")
+        scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    configured: Config = Config(),  # noqa: B008 - frozen
+    converse: server.Converse | None = None,
+) -> AsyncIterator[tuple[Relay, str]]:
+    relay = Relay(configured, KEYS, converse or Talkers())
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio.serve_listeners, relay.connection, listeners))
+        yield relay, f"127.0.0.1:{port}"
+        nursery.cancel_scope.cancel()
+
+
+async def fetch(address: str, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of a plain HTTP request."""
+    host, _, port = address.rpartition(":")
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(f"{method} {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        data = b"".join([chunk async for chunk in stream])
+    head, _, body = data.partition(b"\r\n\r\n")
+    status, *fields = head.decode().split("\r\n")
+    headers = {k.lower(): v for k, _, v in (field.partition(": ") for field in fields)}
+    return int(status.split()[1]), headers, body
+
+
+async def refusal(address: str, path: str = AGENT, **headers: str) -> int | None:
+    """The HTTP status with which an upgrade is refused."""
+    with pytest.raises(wire.DialFailed) as failure:
+        async with wire.dial(f"ws://{address}{path}", headers=headers):
+            pass
+    return failure.value.status
+
+
+async def close_code(leg: wire.Leg) -> int | None:
+    try:
+        while True:
+            await leg.receive()
+    except wire.LegGone as gone:
+        return gone.code
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+async def test_health_pages_answer_on_the_public_port() -> None:
+    async with serving() as (relay, address):
+        assert (await fetch(address, "/healthz"))[::2] == (200, b"alive\n")
+        assert (await fetch(address, "/readyz"))[::2] == (200, b"ready\n")
+        relay.draining = True
+        assert (await fetch(address, "/healthz"))[0] == 200
+        status, headers, body = await fetch(address, "/readyz")
+        assert (status, body) == (503, b"draining\n")
+        assert headers["retry-after"] == "1"
+        assert (await fetch(address, "/healthz", "HEAD"))[::2] == (200, b"")
+
+
+@pytest.mark.conformance("C-003")
+async def test_other_paths_do_not_exist() -> None:
+    async with serving() as (_, address):
+        assert (await fetch(address, "/"))[0] == 404
+        assert await refusal(address, "/v1/listen") == 404
+
+
+async def test_a_plain_request_for_the_agent_is_told_to_upgrade() -> None:
+    async with serving() as (_, address):
+        assert (await fetch(address, AGENT))[0] == 426
+
+
+@pytest.mark.conformance("C-001", "C-002", "C-011")
+async def test_a_client_is_admitted_with_the_dialect_of_its_path() -> None:
+    talkers = Talkers()
+    async with serving(converse=talkers) as (relay, address):
+        async with wire.dial(f"ws://{address}{AGENT}/?x=y") as leg:
+            assert await leg.receive() == f"{talkers.admissions[0].request_id} deepgram"
+            assert relay.live.value == 1
+        async with wire.dial(f"ws://{address}/openai") as leg:
+            assert await leg.receive() == f"{talkers.admissions[1].request_id} component"
+        await until(lambda: relay.live.value == 0)
+    assert [admitted.dialect for admitted in talkers.admissions] == list(Dialect)
+
+
+@pytest.mark.conformance("C-011", "C-016")
+async def test_the_handshake_names_the_request_id_and_each_is_new() -> None:
+    talkers = Talkers()
+    seen = []
+    async with serving(converse=talkers) as (_, address):
+        host, _, port = address.rpartition(":")
+        for _ in range(2):
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                await stream.send_all(
+                    f"GET {AGENT} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n"
+                    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+                )
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += await stream.receive_some()
+            lines = head.decode("latin-1").lower().split("\r\n")
+            seen += [line.split(": ")[1] for line in lines if line.startswith("dg-request-id")]
+    assert seen == [admitted.request_id for admitted in talkers.admissions]
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.conformance("C-007", "C-009")
+async def test_without_a_key_there_is_no_websocket_and_no_key_in_any_line() -> None:
+    talkers = Talkers()
+    keyed = Config(auth=Auth(mode="keys"))
+    with structlog.testing.capture_logs() as lines:
+        async with serving(keyed, talkers) as (_, address):
+            assert await refusal(address) == 401
+            assert await refusal(address, Authorization="Token sk-planted") == 401
+            assert await refusal(address, f"{AGENT}?token=sk-planted") == 401
+            assert (await fetch(address, AGENT))[1]["www-authenticate"] == "Token"
+            url = f"ws://{address}{AGENT}"
+            async with wire.dial(url, subprotocols=["token", "k1"]) as leg:
+                assert leg.subprotocol == "token"
+                await leg.receive()
+    assert len(talkers.admissions) == 1
+    assert "sk-planted" not in str(lines)
+    assert "k1" not in str(lines)
+    assert [line["status"] for line in lines if line["event"] == "refused"] == [401] * 4
+
+
+@pytest.mark.conformance("C-014")
+async def test_a_page_from_elsewhere_is_refused() -> None:
+    async with serving() as (_, address):
+        assert await refusal(address, Origin="https://evil.example") == 403
+        headers = {"Origin": "http://localhost:3000"}
+        async with wire.dial(f"ws://{address}{AGENT}", headers=headers) as leg:
+            await leg.receive()
+
+
+async def test_a_failure_ends_its_own_connection_and_nothing_else() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with serving() as (relay, address):
+            url = f"ws://{address}{AGENT}"
+            async with wire.dial(url) as bystander, wire.dial(url) as unlucky:
+                unlucky.post("fail")
+                assert await close_code(unlucky) == 1011
+                await bystander.receive()
+                assert relay.live.value == 1
+            assert (await fetch(address, "/healthz"))[0] == 200
+    (failure,) = [line for line in lines if line["log_level"] == "error"]
+    assert failure["event"] == "connection failed"
+
+
+# Draining. Time is short because it is configuration.
+
+
+def draining_after(seconds: float) -> Config:
+    return Config(session=SessionOptions(drain_s=seconds))
+
+
+async def test_with_nobody_there_draining_is_immediate() -> None:
+    async with serving(draining_after(60)) as (relay, _):
+        with trio.fail_after(1):
+            assert await relay.drain()
+
+
+async def test_while_draining_nobody_is_admitted_and_who_is_there_may_finish() -> None:
+    async with (
+        serving(draining_after(60)) as (relay, address),
+        trio.open_nursery() as nursery,
+        wire.dial(f"ws://{address}{AGENT}") as leg,
+    ):
+        await leg.receive()
+        nursery.start_soon(relay.drain)
+        await until(lambda: relay.draining)
+        assert await refusal(address) == 503
+        assert (await fetch(address, "/healthz"))[0] == 200
+        assert relay.live.value == 1
+
+
+@pytest.mark.conformance("C-192")
+async def test_who_stays_longer_is_told_to_go() -> None:
+    async with serving(draining_after(0.01)) as (relay, address):
+        async with wire.dial(f"ws://{address}{AGENT}") as leg, trio.open_nursery() as nursery:
+            await leg.receive()
+            nursery.start_soon(relay.drain)
+            assert await close_code(leg) == 1001
+        assert relay.live.value == 0
+
+
+async def test_who_cannot_be_told_is_left_behind() -> None:
+    async with (
+        serving(draining_after(0.01), Talkers(polite=False)) as (relay, address),
+        wire.dial(f"ws://{address}{AGENT}") as leg,
+    ):
+        await leg.receive()
+        assert not await relay.drain(goodbye_s=0.01)
+        assert relay.live.value == 1
+
+
+# TLS.
+
+
+def certified(directory: Path) -> tuple[Config, ssl.SSLContext]:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    certificate.cert_chain_pems[0].write_to_path(str(directory / "cert.pem"))
+    certificate.private_key_pem.write_to_path(str(directory / "key.pem"))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    listen = Listen(port=0, tls_cert=directory / "cert.pem", tls_key=directory / "key.pem")
+    return Config(listen=listen), trusting
+
+
+async def test_with_a_certificate_it_serves_wss_only(tmp_path: Path) -> None:
+    configured, trusting = certified(tmp_path)
+    listeners = await server.open_listeners(configured, {})
+    relay = Relay(configured, {}, Talkers())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio.serve_listeners, relay.connection, listeners))
+        url = server.url_of(listeners[0])
+        assert url.startswith("wss://127.0.0.1:")
+        async with wire.dial(url + AGENT, ssl_context=trusting) as leg:
+            await leg.receive()
+        assert await refusal(url.removeprefix("wss://")) is None
+        async with wire.dial(url + AGENT, ssl_context=trusting) as leg:
+            await leg.receive()
+        nursery.cancel_scope.cancel()
+
+
+def test_a_certificate_that_cannot_be_read_is_a_matter_of_configuration(tmp_path: Path) -> None:
+    configured, _ = certified(tmp_path)
+    (tmp_path / "cert.pem").write_text("none")
+    with pytest.raises(ConfigError, match=r"^listen\.tls_cert"):
+        server.tls_context(configured)
+    (tmp_path / "cert.pem").unlink()
+    with pytest.raises(ConfigError, match=r"^listen\.tls_cert"):
+        server.tls_context(configured)
