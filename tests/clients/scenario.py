@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from relay.simulator.script import Script, Turn
 from tests.clients.talkers import Heard, Talker
 from tests.speech import babble
 
@@ -59,14 +60,20 @@ HELLO = "Good morning."
 QUESTION = "What time is it, and how is the weather in Bremen?"
 LONG = "Now tell me everything that can be told about fog. " * 6
 """The simulator repeats what it does not understand: this is twenty seconds of voice."""
+YES = "Yes."
+SCRIPT = Script(turn=(Turn(nth=1, say=YES), Turn(nth=3, say=YES)))
+"""Short answers to what is spoken: a client that plays them is done with one scene when the next
+begins, so that only the barge-in interrupts anything. The rest the simulator makes up."""
 
 
 class Scene(enum.Enum):
+    """In this order."""
+
     OPENING = "Settings, until they are applied."
-    TEXT = "A text and its answer."
-    TOOLS = "A question for two functions, and the answer made of both."
     VOICE = "A spoken turn and its answer."
-    BARGE_IN = "A long answer, talked over."
+    BARGE_IN = "A long answer, talked over, and the answer to that."
+    TOOLS = "A question for two functions, and the answer made of both."
+    TEXT = "A text and its answer."
 
 
 class Ears:
@@ -99,16 +106,23 @@ async def conversation(talker: Talker, ears: Ears) -> None:
     await talker.send(SETTINGS)
     await ears.until("SettingsApplied")
 
-    ears.scene(Scene.TEXT)
-    await talker.send({"type": "InjectUserMessage", "content": HELLO})
+    ears.scene(Scene.VOICE)
+    await talker.stream(utterance(), BYTES_PER_SECOND)
+    await ears.until("LatencyReport")
+
+    ears.scene(Scene.BARGE_IN)
+    await talker.send({"type": "InjectUserMessage", "content": LONG})
+    await ears.until("audio")
+    await talker.stream(utterance(), BYTES_PER_SECOND)
     await ears.until("LatencyReport")
 
     ears.scene(Scene.TOOLS)
     await talker.send({"type": "InjectUserMessage", "content": QUESTION})
-    answered = 0
-    while answered < len(FUNCTIONS):
+    unanswered = set(RESULTS)
+    while unanswered:
         request = await ears.until("FunctionCallRequest")
         for call in request["functions"]:
+            unanswered.remove(call["name"])
             await talker.send(
                 {
                     "type": "FunctionCallResponse",
@@ -117,20 +131,11 @@ async def conversation(talker: Talker, ears: Ears) -> None:
                     "content": RESULTS[call["name"]],
                 }
             )
-            answered += 1
     await ears.until("LatencyReport")
 
-    ears.scene(Scene.VOICE)
-    await talker.stream(utterance(), BYTES_PER_SECOND)
+    ears.scene(Scene.TEXT)
+    await talker.send({"type": "InjectUserMessage", "content": HELLO})
     await ears.until("LatencyReport")
-
-    ears.scene(Scene.BARGE_IN)
-    await talker.send({"type": "InjectUserMessage", "content": LONG})
-    await ears.until("audio")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(talker.stream, utterance(), BYTES_PER_SECOND)
-        await ears.until("UserStartedSpeaking")
-        await ears.until("LatencyReport")
 
 
 def utterance() -> bytes:

@@ -8,6 +8,7 @@ does. What is said, and what must come back, it does not know (`tests.clients.sc
 import asyncio
 import base64
 import functools
+import importlib
 import subprocess
 import time
 import warnings
@@ -20,8 +21,9 @@ import msgspec
 import trio
 
 with warnings.catch_warnings():
-    # The SDK asks for websockets.legacy, which warns that it is old.
+    # The SDK asks for what is old in websockets, and would do so at the first connection only.
     warnings.simplefilter("ignore", DeprecationWarning)
+    importlib.import_module("deepgram.agent.v1.client")
     from deepgram import AsyncDeepgramClient, DeepgramClient
     from deepgram.agent.v1.socket_client import AsyncV1SocketClient, V1SocketClient
     from deepgram.agent.v1.types import (

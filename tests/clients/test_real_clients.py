@@ -18,6 +18,7 @@ from tests.clients.scenario import (
     HELLO,
     LONG,
     QUESTION,
+    SCRIPT,
     Ears,
     Scene,
     conversation,
@@ -60,7 +61,7 @@ class Run(msgspec.Struct):
 async def converse(dial: Dial) -> Run:
     ears = Ears()
     with trio.fail_after(TIMEOUT_S):
-        async with open_house() as house, dial(house.client.url, ears.hear) as talker:
+        async with open_house(SCRIPT) as house, dial(house.client.url, ears.hear) as talker:
             await conversation(talker, ears)
     return Run(ears.scenes, house.client.records[0], house.upstream.records[0])
 
