@@ -10,16 +10,12 @@ import msgspec
 
 from relay import realtime, voice_agent
 from relay.audio.formats import PCM24K, PCMA8K, PCMU8K, UPSTREAM_FORMATS, Encoding, Format
+from relay.audio.transcode import transcodable
 from relay.settings.findings import Findings, Unusable
 
 INPUT_ENCODINGS = (Encoding.LINEAR16, Encoding.LINEAR32, Encoding.MULAW, Encoding.ALAW)
 OUTPUT_ENCODINGS = (Encoding.LINEAR16, Encoding.MULAW, Encoding.ALAW)
 CONTAINERS = ("none", "wav")
-
-MIN_RATE = 8_000
-"""Lowest rate of telephony."""
-MAX_RATE = 192_000
-"""Highest rate of a browser's AudioContext, which the browser agent sends in as it is."""
 
 _NAMES = {"audio/pcm": PCM24K, "audio/pcmu": PCMU8K, "audio/pcma": PCMA8K}
 
@@ -90,9 +86,10 @@ def _format(
         raise Unusable(f"{path}.encoding", f"supported are {', '.join(known)}")
     if rate is None:
         rate = 8_000 if chosen in (Encoding.MULAW, Encoding.ALAW) else 24_000
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise Unusable(f"{path}.sample_rate", f"supported are {MIN_RATE} to {MAX_RATE}")
-    return Format(chosen, rate)
+    asked = Format(chosen, rate)
+    if not transcodable(asked, _nearest(asked)):
+        raise Unusable(f"{path}.sample_rate", "not supported; usual are 8000 to 48000")
+    return asked
 
 
 def _nearest(client: Format) -> Format:

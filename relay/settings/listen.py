@@ -13,8 +13,12 @@ from relay.settings.findings import Findings
 from relay.settings.options import MappingOptions, TurnOptions
 
 DEFAULT_EOT_THRESHOLD = 0.7
-"""Deepgram's, for Flux."""
-MIN_EOT_THRESHOLD = 0.5
+"""Deepgram's default for Flux."""
+MIN_EOT_THRESHOLD, MAX_EOT_THRESHOLD = 0.5, 1.0
+MIN_EAGER_THRESHOLD, MAX_EAGER_THRESHOLD = 0.3, 0.9
+"""Deepgram's bounds (PROTOCOL.md 1.4)."""
+
+OPENAI_MODEL = re.compile("gpt-.*(transcribe|whisper)")
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -56,7 +60,8 @@ def _turn_detection(
 ) -> realtime.TurnDetection | None:
     threshold, eager = DEFAULT_EOT_THRESHOLD, False
     if flux:
-        threshold = _eot_threshold(provider.eot_threshold, findings)
+        _judge(provider, findings)
+        threshold = provider.eot_threshold or DEFAULT_EOT_THRESHOLD
         eager = provider.eager_eot_threshold is not None
     kind = options.kind
     if kind == "auto":
@@ -83,14 +88,18 @@ def _turn_detection(
             )
 
 
-def _eot_threshold(threshold: float | None, findings: Findings) -> float:
-    if threshold is None:
-        return DEFAULT_EOT_THRESHOLD
-    if not MIN_EOT_THRESHOLD <= threshold <= 1:
+def _judge(provider: voice_agent.ListenProvider, findings: Findings) -> None:
+    threshold, eager = provider.eot_threshold, provider.eager_eot_threshold
+    if threshold is not None and not MIN_EOT_THRESHOLD <= threshold <= MAX_EOT_THRESHOLD:
         raise findings.unusable(
-            "listen.provider.eot_threshold", f"must be from {MIN_EOT_THRESHOLD} to 1.0"
+            "listen.provider.eot_threshold", f"from {MIN_EOT_THRESHOLD} to {MAX_EOT_THRESHOLD}"
         )
-    return threshold
+    if eager is not None and not MIN_EAGER_THRESHOLD <= eager <= MAX_EAGER_THRESHOLD:
+        raise findings.unusable(
+            "listen.provider.eager_eot_threshold",
+            f"from {MIN_EAGER_THRESHOLD} to {MAX_EAGER_THRESHOLD}",
+        )
+    findings.ignore("listen.provider.eot_timeout_ms", provider.eot_timeout_ms)
 
 
 def _eagerness(threshold: float, eager: bool) -> str:
@@ -120,7 +129,7 @@ def _transcription(
             findings.ignore("listen.provider.language_hints", languages)
         languages = []
     keyterms = [term for term in provider.keyterms or [] if term.strip()]
-    takes_prompt = model.startswith(("gpt-4o", "whisper")) and "diarize" not in model
+    takes_prompt = model.startswith(("gpt-4o", "whisper-1")) and "diarize" not in model
     if not takes_lists and not takes_prompt:
         findings.ignore("listen.provider.keyterms", keyterms)
     return realtime.Transcription(
@@ -137,7 +146,8 @@ def _model(name: str | None, options: MappingOptions) -> str:
     name = name or ""
     if name in options.transcription_models:
         return options.transcription_models[name]
-    return name if name.startswith(("gpt-", "whisper-")) else options.transcription_model
+    # whisper-large and the like are Deepgram's.
+    return name if name == "whisper-1" or OPENAI_MODEL.match(name) else options.transcription_model
 
 
 def _languages(tags: Iterable[str]) -> list[str]:

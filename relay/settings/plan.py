@@ -240,8 +240,7 @@ def _plan(
         ),
         formats=formats,
         language=agent.language,
-        # Deepgram greets beside a context too (U-16); the component leaves it out.
-        greeting="" if items and who is Dialect.COMPONENT else (agent.greeting or "").strip(),
+        greeting=_greeting(agent, who, past),
         history=message.flags is None or message.flags.history is not False,
         context=items,
         context_given=past is not None,
@@ -262,6 +261,14 @@ def _agent(agent: voice_agent.Agent | str | None, options: MappingOptions) -> vo
     if agent not in options.agents:  # C-061
         raise Unusable("agent", "no agent with this id is configured", "INVALID_AGENT_ID")
     return options.agents[agent]
+
+
+def _greeting(
+    agent: voice_agent.Agent, who: Dialect, past: list[voice_agent.ContextMessage] | None
+) -> str:
+    """Deepgram greets beside a context too (U-16), the component does not."""
+    greeting = agent.greeting or ""
+    return "" if not greeting.strip() or (past and who is Dialect.COMPONENT) else greeting
 
 
 Entry = TypeVar("Entry")
@@ -385,8 +392,8 @@ def _changed(old: T | None, new: T | None, otherwise: D) -> T | D | UnsetType:
     return otherwise if new is None else new
 
 
-def _reasoning(think: Think) -> realtime.Reasoning | UnsetType:
-    return UNSET if think.effort is None else realtime.Reasoning(effort=think.effort)
+def _reasoning(agent: Think) -> realtime.Reasoning | UnsetType:
+    return UNSET if agent.effort is None else realtime.Reasoning(effort=agent.effort)
 
 
 def _noise_reduction(asked: NoiseReduction | None) -> realtime.NoiseReduction | UnsetType:

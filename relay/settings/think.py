@@ -18,6 +18,13 @@ REALTIME_MODELS = ("gpt-realtime", "gpt-4o-realtime", "gpt-4o-mini-realtime")
 """Families of the API's own models (PROTOCOL.md 3.2)."""
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What the API accepts as the name of a tool."""
+UNHEARD_OF = (
+    "defer_until_eot",
+    "initial_agent_filler",
+    "agent_filler_max_count",
+    "agent_filler_interval_ms",
+)
+"""Fields of a function that the upstream has no counterpart for (C-049)."""
 MAX_OUTPUT_TOKENS = 4096
 CHARS_PER_TOKEN = 4
 
@@ -156,6 +163,8 @@ def _functions(
             raise findings.unusable(path, "1 to 64 of A-Z, a-z, 0-9, _ and -")
         if name in functions:
             raise findings.unusable(path, f"{name} stands in the list twice")
+        for field in UNHEARD_OF:
+            findings.ignore(f"think.functions.{field}", getattr(entry, field))
         endpoint = _endpoint(entry.endpoint, options)
         if entry.endpoint is not None and endpoint is None:
             asked_instead.append(name)
@@ -188,6 +197,8 @@ def _endpoint(
 def _is_under(url: str, base: str) -> bool:
     """Whether `url` is `base` or below it. Compares origins and whole path segments: as text,
     `https://api.example.com` would also be the start of `https://api.example.com.evil.org`."""
+    if not url.isprintable():  # urlsplit would quietly drop what is in the way
+        return False
     try:
         there, allowed = urllib.parse.urlsplit(url), urllib.parse.urlsplit(base)
         if (there.scheme, there.hostname, there.port) != (
@@ -256,17 +267,18 @@ def _managed_prompt(prompt: Any, findings: Findings) -> realtime.Prompt | None:
 
 def _is_variable(value: Any) -> bool:
     """Text, or the typed content that the API puts in its place (PROTOCOL.md A.2)."""
+    if isinstance(value, str):
+        return True
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        return False
     match value:
-        case str():
-            return True
-        case {"type": "input_text", "text": str()} if len(value) == 2:
-            return True
-        case {"type": "input_image" | "input_file"}:
-            return all(isinstance(v, str) for v in value.values()) and value.keys() <= _MEDIA_KEYS
+        case {"type": "input_text", "text": _, **others}:
+            return not others
+        case {"type": "input_image", "detail": "low" | "high" | "auto", **others}:
+            return others.keys() <= {"image_url", "file_id"}
+        case {"type": "input_file", **others}:
+            return others.keys() <= {"file_id", "file_data", "file_url", "filename"}
     return False
-
-
-_MEDIA_KEYS = {"type", "image_url", "file_id", "file_data", "file_url", "filename"}
 
 
 def _effort(mode: str | None, findings: Findings) -> str | None:
