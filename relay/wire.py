@@ -221,7 +221,7 @@ async def dial(
         async with leg._alive(opening, deadline):
             yield leg
     except _NotOpened as failure:
-        raise _why_not(failure, leg._line.head, deadline_s) from failure.__cause__
+        raise _why_not(failure, deadline_s) from failure.__cause__
 
 
 class Leg:
@@ -490,7 +490,7 @@ class Leg:
         # Closing with unread input resets the connection, and the peer may lose our close frame
         # before it reads it. After a refusal the library has stopped reading; the peer has not
         # stopped sending.
-        if self._verdict in _REFUSALS and self._gone is None:
+        if self._verdict in _REFUSALS and not self._line.handshaken and self._gone is None:
             with trio.move_on_after(FLUSH_S):
                 await self._written.wait()
             await _drain(self._line.stream)
@@ -554,8 +554,9 @@ class _Line(trio.abc.Stream):
     Sends of the library are control frames and the handshake; they are queued here for the leg's
     writer, so that a pong never waits behind a frame that the peer does not read, and a cancelled
     send is either queued whole or not at all. After a close frame nothing more is let through.
-    Closing is the leg's affair. Receiving passes through, behind `head`; it is noticed when the
-    peer leaves before the handshake is done, about which the library would keep silent (trap 4).
+    Closing is the leg's affair. Receiving passes through, behind `head`. Two things are noticed on
+    the way of which the library would say nothing (trap 4) or only when the body is complete: the
+    peer leaves before the handshake is done, and it refuses.
     """
 
     def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes) -> None:
@@ -569,7 +570,8 @@ class _Line(trio.abc.Stream):
         self.work = trio.lowlevel.ParkingLot()  # where the writer sleeps
         self._room = trio.lowlevel.ParkingLot()
         self.close_sent = False
-        self.head = b""  # the first bytes that were received
+        self.handshaken = False
+        self._head = b""  # the first bytes of the answer
         self.fault = ""
         self.bytes_in = 0
         self.bytes_out = 0
@@ -598,8 +600,11 @@ class _Line(trio.abc.Stream):
                 raise _Vanished(self.fault) from broken
             raise
         if not self.opened.is_set():
-            self.head = (self.head + data)[:_STATUS_BYTES]
-            if not data and _status(self.head) != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._head = (self._head + data)[:_STATUS_BYTES]
+            status = _status(self._head)
+            if status is not None and status >= HTTPStatus.OK:
+                raise _Refused(status)
+            if status is None and not data:
                 raise _Vanished("connection closed before the answer")
         return data
 
@@ -624,6 +629,9 @@ class _Line(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
+        # A server's library does this when the close handshake is over, or when a message broke
+        # the protocol, and then it has sent no close frame.
+        self.handshaken = self.close_sent
         await trio.lowlevel.checkpoint()
 
 
@@ -633,6 +641,14 @@ class _NotOpened(Exception):
 
 class _Vanished(Exception):
     """The peer left during the handshake."""
+
+
+class _Refused(Exception):
+    """The server answered the upgrade with this HTTP status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 async def _serve(stream: trio.abc.Stream, route: Route, head_s: float) -> None:
@@ -852,14 +868,12 @@ def _verifying() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _why_not(failure: _NotOpened, head: bytes, deadline_s: float) -> DialFailed:
-    # The library reports a refusal only once its body is complete; the status line says it first.
-    status = _status(head)
-    if status is not None and status != HTTPStatus.SWITCHING_PROTOCOLS:
-        return DialFailed(status, f"HTTP status {status}")
+def _why_not(failure: _NotOpened, deadline_s: float) -> DialFailed:
     match failure.__cause__:
         case None:
             return DialFailed(None, f"no answer to the upgrade within {deadline_s:g} s")
+        case _Refused(status=status):
+            return DialFailed(status, f"HTTP status {status}")
         case _Vanished() as vanished:
             return DialFailed(None, str(vanished))
         case other:
