@@ -210,7 +210,7 @@ class Conversation(msgspec.Struct, kw_only=True):
         stored = self.items.find(request.item_id)
         if stored is None:
             return _no_item("truncate", request.item_id)
-        if stored.face.role != "assistant" or stored.format is None or not stored.audio_bytes:
+        if stored.face.role != "assistant" or stored.format is None:
             text = "Only model output audio messages can be truncated"
             return Refusal("invalid_value", text, "item_id")
         if request.content_index != 0:
@@ -435,7 +435,7 @@ class Conversation(msgspec.Struct, kw_only=True):
     def _ended(self, response: Response, now: float) -> None:
         self.responses = [other for other in self.responses if other is not response]
         timeout_s = self._idle_timeout_s()
-        if response.items is not None and timeout_s is not None:
+        if response.items is not None and timeout_s is not None and not self.ear.speaking:
             self.idle_at = max(now, self.plays_until) + timeout_s
             self.idle_since_ms = self.ear.ends_ms
 
@@ -521,7 +521,7 @@ class Conversation(msgspec.Struct, kw_only=True):
                 audio_end_ms=round(end_ms),
             ),
             *self._committed(stored),
-            *(self._respond(ResponseParams(), now) if self._active() is None else ()),
+            *self._respond(ResponseParams(), now),
         ]
 
     def _idle_timeout_s(self) -> float | None:

@@ -17,7 +17,7 @@ from relay.simulator.requests import (
     NewMessage,
     Refusal,
 )
-from relay.simulator.responder import Line
+from relay.simulator.responder import Line, transcript
 
 _CONTENT = {
     "system": ("input_text",),
@@ -167,8 +167,9 @@ def created(item: AnyNewItem, ids: Ids, audio_format: Format) -> Stored:
         case NewMessage():
             face.role = item.role
             face.content = [_part(part) for part in item.content]
-            audio = b"".join(part.audio or b"" for part in item.content)
-            return Stored(face, audio_format, bytearray(audio), len(audio))
+            if audio := b"".join(part.audio or b"" for part in item.content):
+                heard = None if _text(face) else transcript(audio_format.ms(len(audio)) / 1000)
+                return Stored(face, audio_format, bytearray(audio), len(audio), heard)
         case NewFunctionCall():
             face.type = "function_call"
             face.name, face.arguments = item.name, item.arguments
@@ -191,8 +192,7 @@ def _line(stored: Stored, names: dict[str | None, str]) -> Line:
         return Line("call", face.arguments or "", face.name or "")
     if face.type == "function_call_output":
         return Line("result", face.output or "", names.get(face.call_id, "result"))
-    texts = [part.text or part.transcript or "" for part in face.content or ()]
-    said = stored.heard if stored.heard is not None else " ".join(filter(None, texts))
+    said = _text(face) if stored.heard is None else stored.heard
     match face.role:
         case "assistant":
             return Line("assistant", said)
@@ -200,6 +200,11 @@ def _line(stored: Stored, names: dict[str | None, str]) -> Line:
             return Line("system", said)
         case _:
             return Line("user", said)
+
+
+def _text(face: realtime.Item) -> str:
+    texts = [part.text or part.transcript or "" for part in face.content or ()]
+    return " ".join(filter(None, texts))
 
 
 def _part(content: Content) -> realtime.ContentPart:

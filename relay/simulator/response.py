@@ -156,21 +156,21 @@ class Response(msgspec.Struct):
             role="assistant",
             content=[],
         )
-        item = Stored(face, self.manner.format)
+        item = Stored(face, None if self.manner.modality == "text" else self.manner.format)
         self.current = Message(item, pieces[::-1])
         opened = self._open(item)
         part = self._part("")
         return [*opened, realtime.ResponseContentPartAdded(**self._where_content(item), part=part)]
 
     def _say(self, message: Message) -> list[realtime.ServerEvent]:
+        if not message.rest and not message.unsent:
+            cut = self.answer.incomplete is not None and not self.answer.calls
+            return self._close("incomplete" if cut else "completed")
         if self._spent() >= self._budget():
             self.answer = msgspec.structs.replace(
                 self.answer, calls=(), fail=None, incomplete="max_output_tokens"
             )
             return self._close("incomplete")
-        if not message.rest and not message.unsent:
-            cut = self.answer.incomplete is not None and not self.answer.calls
-            return self._close("incomplete" if cut else "completed")
         return self._write(message) if self.manner.modality == "text" else self._speak(message)
 
     def _write(self, message: Message) -> list[realtime.ServerEvent]:
