@@ -166,7 +166,7 @@ REQUIRED = {
 """What the API requires and the SDK's types do not, by the name of the type."""
 
 OPEN_ENUMS = {"model", "model_id", "voice"}
-"""Deepgram: enumerations that are lists of examples. All other enumerations are closed."""
+"""Deepgram: enumerations that are lists of examples of a string. All others are closed."""
 
 OPTIONAL_CONSTANTS = {("ThinkSettingsV1Provider_Groq", "model")}
 """Deepgram: constants that may be left out. All other constants tell objects apart."""
@@ -244,8 +244,14 @@ def _telling(errors: list[ErrorDetails]) -> list[ErrorDetails]:
         if error["type"] == "literal_error"
         if error["loc"][-1] in ("type", "role") and not isinstance(error["loc"][-2], int)
     ]
-    alive = [e for e in errors if not any(e["loc"][: len(loc)] == loc for loc in dead)]
-    return alive or errors
+    alive = [e for e in errors if not any(_within(e, branch) for branch in dead)]
+    # If no branch was meant, all of them are worth telling.
+    hopeless = [b for b in dead if not any(_within(e, b[:-1]) for e in alive)]
+    return [e for e in errors if e in alive or any(_within(e, branch) for branch in hopeless)]
+
+
+def _within(error: ErrorDetails, path: Path) -> bool:
+    return error["loc"][: len(path)] == path
 
 
 def _leniencies(value: Any, path: Path) -> Iterator[str]:
@@ -271,9 +277,12 @@ def _leniencies_of(value: pydantic.BaseModel, path: Path) -> Iterator[str]:
         yield f"{_dotted((*path, extra))}: unknown to {model.__name__}"
     for name in _required(model) - value.model_fields_set:
         yield f"{_dotted((*path, name))}: required by {model.__name__}"
-    for name, allowed in _closed_enums(model).items():
-        if getattr(value, name) not in (*allowed, None):
-            yield f"{_dotted((*path, name))}: {getattr(value, name)!r} is none of {allowed}"
+    for name, allowed in _enums(model).items():
+        given = getattr(value, name)
+        if name in OPEN_ENUMS and not isinstance(given, str):
+            yield f"{_dotted((*path, name))}: {given!r} is no string"
+        elif name not in OPEN_ENUMS and given not in (*allowed, None):
+            yield f"{_dotted((*path, name))}: {given!r} is none of {allowed}"
 
 
 @functools.cache
@@ -288,12 +297,12 @@ def _required(model: Model) -> set[str]:
 
 
 @functools.cache
-def _closed_enums(model: Model) -> dict[str, tuple[str, ...]]:
+def _enums(model: Model) -> dict[str, tuple[str, ...]]:
     """The literals of `Literal[...] | Any`: how the Deepgram types write an enumeration."""
     return {
         name: get_args(literal)
         for name, field in model.model_fields.items()
-        if name not in OPEN_ENUMS and Any in get_args(field.annotation)
+        if Any in get_args(field.annotation)
         for literal in get_args(field.annotation)
         if get_origin(literal) is Literal
     }
