@@ -17,7 +17,8 @@
 The left-hand side is what happens to the session: `client`, `client_audio`, `upstream`, `passes`...
 The right-hand side is what it must have done by then: `to_client`, `to_upstream`, `dials`,
 `closes`... Everything it does must be listed, in the order in which each peer sees it; what is not
-is a mismatch, and so is what is left over when the test ends. Only log notes may go unlisted.
+is a mismatch, and so is what is left over when the test ends. Only log notes may go unlisted, and
+`AudioEnds`, which has a place of its own to be in.
 
 The playbook stands in for the bridge: it knows the session's doors, plays time, and holds each step
 to what must always be true (`_stands`): every message and event encodes and is valid for its
@@ -149,6 +150,8 @@ class Playbook:
         """Events posted to each leg, in order."""
         self.acknowledged: set[str] = set()
         self.closed = False
+        self.tail = False
+        """The mouth may hold back the end of what was posted."""
         _running.append(self)
 
     # -- what happens: the client ----------------------------------------------------------------
@@ -334,10 +337,6 @@ class Playbook:
         """Audio next for the client, all that comes before something else."""
         return self._listed_audio("client", AudioToClient, audio)
 
-    def audio_ends(self) -> Self:
-        """The mouth is flushed."""
-        return self._listed("client", AudioEnds)
-
     def audio_dropped(self) -> Self:
         """Audio not yet written to the client is taken back."""
         return self._listed("client", AudioDropped)
@@ -493,14 +492,19 @@ class Playbook:
                 wire = _message_wire(message)
                 heard = functools.partial(oracle.check_server_message, component=self.component)
                 self._valid(heard, wire)
+                done = isinstance(message, voice_agent.AgentAudioDone)
+                self._must(not (done and self.tail), "AudioEnds comes before AgentAudioDone")
                 self._unlisted(action, "client", CLIENT_OUT, told(wire))
             case AudioToClient(audio):
                 self._must(bool(audio), "an empty frame to the client")
+                self.tail = True
                 self._unlisted(action, "client", CLIENT_OUT, brief(audio))
             case AudioEnds():
-                self._unlisted(action, "client", CLIENT_OUT, "(audio ends)")
+                self._write(CLIENT_OUT, "(audio ends)")
+                self.tail = False
             case AudioDropped():
                 self._unlisted(action, "client", CLIENT_OUT, "(audio dropped)")
+                self.tail = False
             case Close(code, reason):
                 self._must(len(reason.encode()) <= 123, "a close reason has at most 123 bytes")
                 self._unlisted(action, "client", CLIENT_OUT, f"(close {code} {reason})")
@@ -682,11 +686,15 @@ def _unequal(expected: bytes, actual: bytes) -> str:
     return f"{len(actual)} bytes instead of {len(expected)}, the first {same} of them as expected"
 
 
+WHOLE = ("turn_detection", "transcription", "format")
+"""Objects of a session that an update replaces, instead of changing what is in them."""
+
+
 def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         if isinstance(value, Absent):
             into.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(into.get(key), dict):
+        elif isinstance(value, Mapping) and isinstance(into.get(key), dict) and key not in WHOLE:
             _merge(into[key], value)
         else:
             into[key] = copy.deepcopy(value)
