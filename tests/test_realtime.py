@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any, get_args
 
+import hypothesis
 import msgspec
 import pytest
 from hypothesis import given
@@ -437,6 +438,7 @@ def test_events_survive_in_a_snapshot(held: Held) -> None:
 
 @pytest.mark.parametrize("struct", structs_of(realtime), ids=lambda struct: struct.__name__)
 def test_every_struct_survives_in_a_snapshot(struct: type[msgspec.Struct]) -> None:
+    @hypothesis.settings(max_examples=20)
     @given(instances(struct))
     def survives(value: Any) -> None:
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=struct) == value

@@ -3,6 +3,7 @@
 import json
 from typing import Any, get_args
 
+import hypothesis
 import msgspec
 import pytest
 from deepgram.agent.v1 import types as sdk
@@ -334,6 +335,14 @@ def test_integers_of_free_form_json_are_held_to_what_a_session_can_encode() -> N
     msgspec.msgpack.encode(answer)
 
 
+def test_a_float_beyond_the_exact_integers_stays_a_float() -> None:
+    content = [2.0**53, 2.0**53 + 2, -0.5]
+    answer = client(type="FunctionCallResponse", id="c", content=content)
+    assert [type(number) for number in answer.content] == [int, float, float]
+    message = client(type="Settings", audio={"input": {"sample_rate": 1e300}})
+    assert isinstance(message, Unparsable)
+
+
 # Bad input ---------------------------------------------------------------------------------------
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -483,6 +492,7 @@ def test_messages_survive_in_a_snapshot(frames: list[Any], held: list[Any]) -> N
 
 @pytest.mark.parametrize("struct", structs_of(voice_agent), ids=lambda struct: struct.__name__)
 def test_every_struct_survives_in_a_snapshot(struct: type[msgspec.Struct]) -> None:
+    @hypothesis.settings(max_examples=20)
     @given(instances(struct))
     def survives(value: Any) -> None:
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=struct) == value
