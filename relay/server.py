@@ -50,10 +50,11 @@ async def serve(
             host, port = configured.listen.host, configured.listen.port
             log.error("cannot listen", host=host, port=port, reason=error.strerror or str(error))
             return 1
-        _announce(address, environment)
         async with running(configured, environment, address, listeners) as relay:
             if ready_file:
                 write_ready_file(ready_file, relay.urls)
+            for url in relay.urls:
+                log.info("listening", url=url, upstream=address.shown)
             systemd.notify(environment, READY=1, STATUS=f"Serving {' '.join(relay.urls)}")
             await anext(signals)
             systemd.notify(environment, STOPPING=1, STATUS="Draining")
@@ -108,16 +109,18 @@ def url_of(listener: Listener) -> str:
 async def running(
     configured: Config, environment: Mapping[str, str], address: Address, listeners: Listeners
 ) -> "AsyncIterator[Relay]":
-    """A relay that accepts connections while the block lasts. Whoever is connected when it ends is
-    cut off with a goodbye; see `Relay.drain`."""
-    keys = config.keys(configured, environment)
-    async with trio.open_nursery() as nursery:
+    """A relay that accepts connections while the block lasts, and owns the listeners. Whoever is
+    connected when it ends is cut off with a goodbye; see `Relay.drain`. Raises `ConfigError`."""
+    async with contextlib.AsyncExitStack() as stack:
+        for listener in listeners:
+            await stack.enter_async_context(listener)
+        keys = config.keys(configured, environment)
+        _announce(address, environment)
+        nursery = await stack.enter_async_context(trio.open_nursery())
         relay = Relay(configured, keys, await _conversation(configured, address, nursery))
         relay.urls = [url_of(listener) for listener in listeners]
         nursery.start_soon(partial(trio.serve_listeners, relay.connection, listeners))
         nursery.start_soon(systemd.watchdog, environment)
-        for url in relay.urls:
-            log.info("listening", url=url, upstream=address.shown)
         yield relay
         nursery.cancel_scope.cancel()
 

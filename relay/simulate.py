@@ -21,9 +21,9 @@ async def simulate(options: Options, ready_file: Path | None = None) -> int:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             served = await nursery.start(serve_simulator, options)
-            log.info("listening", url=served.url)
             if ready_file:
                 write_ready_file(ready_file, [served.url])
+            log.info("listening", url=served.url)
             await anext(signals)
             nursery.cancel_scope.cancel()
     return 0
