@@ -169,11 +169,8 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """For the log: without user, password and query, any of which may hold a key."""
-        parts = urllib.parse.urlsplit(self.url)
-        return urllib.parse.urlunsplit(
-            parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")
-        )
+        """For the log: without the query, which may hold a key."""
+        return self.url.partition("?")[0]
 
     def url_for(self, model: str) -> str:
         """Where to dial for `model`: it is added to the query unless that names one (3.1)."""
@@ -319,7 +316,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"listen.component_paths: {min(shared)} is in listen.deepgram_paths too")
     demand_keys(auth, listen.host)
     if url is not None and url != SIMULATOR and not _is_websocket_url(url):
-        raise ConfigError(f"upstream.url: expected ws://, wss:// or {SIMULATOR}")
+        raise ConfigError(f"upstream.url: expected ws://HOST, wss://HOST or {SIMULATOR}")
 
 
 def _plain(path: str) -> str:
@@ -332,7 +329,9 @@ def _is_websocket_url(url: str) -> bool:
         parts.port  # noqa: B018 - reading it raises ValueError for what is no port
     except ValueError:
         return False
-    return parts.scheme in ("ws", "wss") and bool(parts.hostname)
+    # A user, a password or a fragment would have no effect.
+    unused = "@" in parts.netloc or parts.fragment
+    return parts.scheme in ("ws", "wss") and bool(parts.hostname) and not unused
 
 
 def _api_key(config: Config, environment: Mapping[str, str]) -> str | None:

@@ -119,7 +119,7 @@ def test_check_says_what_failed_and_shows_no_key(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    upstream = f"ws://user:sk-planted@127.0.0.1:{port}/v1?api-key=sk-planted"
+    upstream = f"ws://127.0.0.1:{port}/v1?api-key=sk-planted"
     assert cli.main(["check", "--upstream", upstream]) == 1
     out, err = capsys.readouterr()
     assert f"upstream   ws://127.0.0.1:{port}/v1, model" in out

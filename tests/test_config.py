@@ -13,6 +13,7 @@ import pytest
 from relay import config
 from relay.config import Address, Config, ConfigError
 from relay.session.facts import Dialect
+from relay.settings.options import MappingOptions
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +92,8 @@ def test_an_environment_value_is_read_the_same_way() -> None:
         ("upstream.url=https://host", "upstream.url: expected ws://"),
         ("upstream.url=ws://", "upstream.url: expected ws://"),
         ("upstream.url=ws://host:99999", "upstream.url: expected ws://"),
+        ("upstream.url=ws://user:secret@host", "upstream.url: expected ws://"),
+        ("upstream.url=ws://host/#x", "upstream.url: expected ws://"),
         ("listen.host=0.0.0.0", "auth.mode: none would let anyone in"),
         ("listen.host=relay.example", "auth.mode: none would let anyone in"),
     ],
@@ -210,6 +213,76 @@ def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, content: str)
 @pytest.mark.conformance("C-007")
 def test_an_address_does_not_print_its_key() -> None:
     assert "secret" not in f"{Address('ws://h', 'secret')} {Address('ws://h', 'secret')!r}"
+
+
+@pytest.mark.parametrize(
+    ("url", "dialled"),
+    [
+        ("ws://h:1/v1", "ws://h:1/v1?model=gpt-x"),
+        ("ws://h", "ws://h?model=gpt-x"),
+        ("wss://h/v1?api-version=2", "wss://h/v1?api-version=2&model=gpt-x"),
+        ("wss://h/v1?model=mine", "wss://h/v1?model=mine"),
+        ("wss://h/v1?model=", "wss://h/v1?model="),
+    ],
+)
+def test_the_model_is_added_to_the_query_unless_it_is_there(url: str, dialled: str) -> None:
+    assert Address(url).url_for("gpt-x") == dialled
+
+
+@pytest.mark.conformance("C-012")
+def test_the_key_goes_into_the_header() -> None:
+    assert Address("ws://h", "sk-1").headers == {"Authorization": "Bearer sk-1"}
+    assert Address("ws://h").headers == {}
+
+
+def test_what_the_log_shows_of_an_upstream_can_hold_no_key() -> None:
+    assert Address("wss://h:8/v1?api-key=sk-1").shown == "wss://h:8/v1"
+    assert Address("simulator").shown == "simulator"
+
+
+# What the rooms are given.
+
+
+def test_every_option_of_the_mapping_has_its_key_and_its_default() -> None:
+    built = Config().mapping_options
+    assert built == MappingOptions()
+    changed = loaded(
+        "upstream.model=a",
+        "upstream.voice=b",
+        "upstream.transcription_model=c",
+        'models."gpt-4.1"=d',
+        "voices.aura-2-thalia-en=e",
+        "transcription_models.nova-3=f",
+        'agents.desk.think.prompt="g"',
+        "turns.threshold=0.1",
+        "passthrough.logprobs=true",
+        "mapping.reasoning_models=['h']",
+        "mapping.prompt_limit_chars=1",
+        "mapping.functions_prompt=i",
+        "mapping.retention_ratio=0.2",
+    ).mapping_options
+    same = {
+        field
+        for field in MappingOptions.__struct_fields__
+        if getattr(changed, field) == getattr(built, field)
+    }
+    assert same == {"function_endpoints"}  # no room calls endpoints yet, so no key says so
+    assert changed.models == {"gpt-4.1": "d"}
+
+
+def test_a_script_stands_in_place_of_the_file_and_can_be_changed(
+    file: Path, tmp_path: Path
+) -> None:
+    file.write_text('[simulator]\ntranscripts = ["one"]\n')
+    assert config.load(file, {}).simulator.transcripts == ("one",)
+    script = tmp_path / "script.toml"
+    script.write_text("[knobs]\npace = 2.0\n[[turn]]\nsay = 'hello'\n")
+    found = config.load(file, {}, ["simulator.knobs.think_s=0"], script=script).simulator
+    assert (found.transcripts, found.turn[0].say) == ((), "hello")
+    assert (found.knobs.pace, found.knobs.think_s) == (2.0, 0.0)
+    script.write_text("[knobs]\npaec = 2.0\n")
+    with pytest.raises(ConfigError, match=r"^simulator\.knobs\.paec: unknown key$"):
+        config.load(None, {}, script=script)
 
 
 # The clients' keys.
