@@ -128,11 +128,13 @@ def test_what_has_not_been_played_is_never_forgotten() -> None:
     assert len(playback.unheard(0.5)) == 200
 
 
-def test_another_clock_changes_nothing_but_the_time() -> None:
+def test_what_was_never_written_was_not_heard_however_late_it_is() -> None:
     playback = Playback()
-    playback.sent("item_1", 1000, now=100.0)
-    playback.rebased(-97.0)
-    assert playback.audio_end_ms("item_1", 3.5) == 500
+    playback.sent("item_1", 400, now=0.0)
+    playback.sent("item_2", 400, now=0.0)
+    assert playback.unheard(9.0) == []
+    assert [item.item for item in playback.unheard(9.0, unwritten_ms=500)] == ["item_1", "item_2"]
+    assert [item.item for item in playback.unheard(9.0, unwritten_ms=400)] == ["item_2"]
 
 
 # Properties. A life is a list of things that happen, each some time after the one before.

@@ -97,6 +97,17 @@ class Playback(msgspec.Struct):
             if last.ms <= _DUST_MS:
                 self.timeline.pop()
 
+    def unheard(self, now: float, unwritten_ms: float = 0.0) -> list[Item]:
+        """The items whose play interval ends after `now`, or whose newest audio is among the
+        `unwritten_ms` that never left the outbox; oldest first (C-151, C-152)."""
+        written = sum(stretch.ms for stretch in self.timeline) - unwritten_ms
+        found: dict[Item, None] = {}
+        for stretch in self.timeline:
+            written -= stretch.ms
+            if stretch.end > now or written < -_DUST_MS:
+                found[stretch.of] = None
+        return list(found)
+
     def cut(self, now: float) -> None:
         """Barge-in: the client throws away what it has not played, and the rest is silence.
 
@@ -105,10 +116,6 @@ class Playback(msgspec.Struct):
         for stretch in self.timeline:
             stretch.ms = stretch.heard_ms(now)
         self.timeline = [stretch for stretch in self.timeline if stretch.ms > _DUST_MS]
-
-    def unheard(self, now: float) -> list[Item]:
-        """The items whose play interval ends after `now`, oldest first (C-151, C-152)."""
-        return list(dict.fromkeys(stretch.of for stretch in self.timeline if stretch.end > now))
 
     def sent_ms(self, item: str) -> float:
         """What was posted of this item, minus what was dropped or cut."""
@@ -123,11 +130,6 @@ class Playback(msgspec.Struct):
         No more can be sent than was generated, so the smaller of both is what was sent.
         """
         return max(0, math.floor(self.heard_ms(item, now) - margin_ms + _DUST_MS))
-
-    def rebased(self, seconds: float) -> None:
-        """The clock is another one: it shows `seconds` more than the old one did at one moment."""
-        for stretch in self.timeline:
-            stretch.start += seconds
 
     def _of(self, item: str) -> list[Stretch]:
         named = [stretch for stretch in self.timeline if stretch.of.item == item]

@@ -489,11 +489,10 @@ def _starts_speaking(s: State, response: Response) -> None:
     if response.want is not None and response.verbatim:
         text.assistant_said(s, response.want.text)  # C-103, L-38
     first = response.first_token_at if response.first_token_at is not None else s.now
-    total = max(0.0, s.now - response.since)
-    ttt = max(0.0, first - response.since)
+    total, ttt = _seconds(s.now - response.since), _seconds(first - response.since)
     s.tell(
         voice_agent.AgentStartedSpeaking(
-            total_latency=total, tts_latency=max(0.0, total - ttt), ttt_latency=ttt
+            total_latency=total, tts_latency=_seconds(total - ttt), ttt_latency=ttt
         )
     )
 
@@ -598,9 +597,9 @@ def _measure(s: State, response: Response) -> None:
         ("total", response.first_audio_at),
     ):
         if at is not None:
-            setattr(measured, name, max(0.0, at - response.since))
+            setattr(measured, name, _seconds(at - response.since))
     if measured.total is not None and measured.token is not None:
-        measured.tts = max(0.0, measured.total - measured.token)
+        measured.tts = _seconds(measured.total - measured.token)
 
 
 def _report(s: State) -> voice_agent.LatencyReport:
@@ -615,3 +614,8 @@ def _report(s: State) -> voice_agent.LatencyReport:
     }
     s.measured = Measured()
     return voice_agent.LatencyReport(**{k: v for k, v in names.items() if v is not None})
+
+
+def _seconds(latency: float) -> float:
+    """Never negative, and to the microsecond: what is behind that is noise of the clock."""
+    return round(max(0.0, latency), 6)

@@ -87,7 +87,7 @@ def transcribed(s: State, event: realtime.ConversationItemInputAudioTranscriptio
         s.note("debug", "transcription_repeated", item=event.item_id)  # C-224
         return
     if user.committed_at is not None:
-        s.measured.stt = s.now - user.committed_at
+        s.measured.stt = round(s.now - user.committed_at, 6)
     content = event.transcript.strip()
     if content and not user.silent:  # C-126
         logprobs = [entry.logprob for entry in event.logprobs or []]

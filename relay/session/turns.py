@@ -229,7 +229,7 @@ def _silence(s: State, leg: Leg, *, flush: bool) -> None:
     drop its buffer (`flush`), cancel where the upstream does not, and truncate what was not heard.
     """
     response = s.response
-    unheard = s.playback.unheard(s.now)
+    unheard = s.playback.unheard(s.now, s.backlog_ms)
     if response is not None or unheard:
         s.act(AudioDropped())
         s.playback.dropped(s.backlog_ms)

@@ -1,0 +1,282 @@
+"""pair: a session and a simulated upstream, two real ends on a link that is not real.
+
+Only the link and the clock are made up: what either side sends arrives `latency_s` later, in order,
+encoded and decoded on the way, and time jumps from one thing that is due to the next. The client is
+whoever calls `client` and reads `transcript`. Every frame in either direction goes through the
+strict oracle.
+"""
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from relay import realtime, voice_agent
+from relay.session import Admission, ClientGone, Session, SessionOptions, UpstreamGone
+from relay.session.actions import (
+    Action,
+    AudioToClient,
+    AudioToUpstream,
+    Close,
+    Dial,
+    Hangup,
+    Note,
+    Redeliver,
+    ToClient,
+    ToUpstream,
+)
+from relay.session.facts import Dialect, Loss
+from relay.settings import MappingOptions
+from relay.simulator import conversation as simulated
+from relay.simulator.script import Script
+from tests import oracle
+
+WALL = 1_800_000_000.0
+STEPS = 200_000
+"""More than any test needs: what takes longer does not end."""
+
+
+class Line(msgspec.Struct):
+    """What reached the client."""
+
+    at: float
+    what: str
+    """The message's type, or "audio"."""
+    message: Any
+    """The message as a dict, or the number of milliseconds of audio."""
+
+
+class Pair:
+    """A client's view of a conversation between a session and the simulator."""
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        options: SessionOptions | None = None,
+        mapping: MappingOptions | None = None,
+        dialect: Dialect = Dialect.DEEPGRAM,
+        latency_s: float = 0.02,
+    ) -> None:
+        self.now = 500.0
+        self.latency_s = latency_s
+        self.script = script or Script()
+        self.session = Session(
+            options=options or SessionOptions(),
+            mapping=mapping or MappingOptions(),
+            admission=Admission("request-1", dialect),
+        )
+        self.upstreams: dict[int, simulated.Conversation] = {}
+        self.transcript: list[Line] = []
+        self.events: list[tuple[float, str, dict[str, Any]]] = []
+        """Everything between session and upstream: when, "<" or ">", event."""
+        self.notes: list[Note] = []
+        self.closed: Close | None = None
+        self._audio_checked: set[str] = set()
+        self._arrivals: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._perform(self.session.opened(self.now, WALL))
+
+    # -- what the client does ---------------------------------------------------------------------
+
+    def client(self, message: dict[str, Any] | voice_agent.ClientMessage) -> "Pair":
+        """Send a message now."""
+        frame = (
+            msgspec.json.encode(message).decode()
+            if isinstance(message, dict)
+            else voice_agent.encode(message)
+        )
+        self._perform(self.session.client_message(voice_agent.decode_client(frame), self.now))
+        return self
+
+    def client_audio(self, audio: bytes) -> "Pair":
+        """Send audio (in the upstream's format) now."""
+        self._audio_in(audio)
+        return self
+
+    def speaks(self, audio: bytes, frame_ms: float = 20.0) -> "Pair":
+        """Send audio in real time."""
+        form = self.session.applied.formats.upstream_input
+        step = form.nbytes(frame_ms)
+        for start in range(0, len(audio), step):
+            self._audio_in(audio[start : start + step])
+            self.passes(frame_ms / 1000)
+        return self
+
+    def hangs_up(self) -> "Pair":
+        self._perform(self.session.client_gone(ClientGone(1000), self.now))
+        return self
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def passes(self, seconds: float) -> "Pair":
+        """Let time pass; whatever falls due happens in order."""
+        return self._run(self.now + seconds, lambda: False)
+
+    def until(self, *types: str, within: float = 60.0) -> "Pair":
+        """Let time pass until the client has got messages of these types, in this order."""
+        seen = len(self.transcript)
+        wanted = list(types)
+
+        def all_came() -> bool:
+            nonlocal seen
+            while seen < len(self.transcript) and wanted:
+                if self.transcript[seen].what == wanted[0]:
+                    wanted.pop(0)
+                seen += 1
+            return not wanted
+
+        self._run(self.now + within, all_came)
+        assert not wanted, f"never came: {wanted}\n{self}"
+        return self
+
+    # -- what the client saw ----------------------------------------------------------------------
+
+    def types(self) -> list[str]:
+        """The types in order, runs of audio as one."""
+        whats = [line.what for line in self.transcript]
+        return [what for what, _ in itertools.groupby(whats)]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [line.message for line in self.transcript if line.what == kind]
+
+    def said(self) -> list[tuple[str, str]]:
+        return [(m["role"], m["content"]) for m in self.of("ConversationText")]
+
+    def sent(self, kind: str) -> list[dict[str, Any]]:
+        """Events of a type that the session sent upstream."""
+        return [event for _, way, event in self.events if way == ">" and event["type"] == kind]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{line.at:8.3f} {line.what} {line.message}" for line in self.transcript)
+
+    # -- the link ---------------------------------------------------------------------------------
+
+    def _run(self, end: float, enough: Callable[[], bool]) -> "Pair":
+        for _ in range(STEPS):
+            if enough():
+                return self
+            due = min(
+                self._arrivals[0][0] if self._arrivals else math.inf,
+                self.session.next_deadline(),
+                *(upstream.next_deadline() for upstream in self.upstreams.values()),
+                math.inf,
+            )
+            if due > end:
+                self.now = max(self.now, end)
+                return self
+            self.now = max(self.now, due)
+            self._step()
+        raise AssertionError(f"time does not pass\n{self}")
+
+    def _step(self) -> None:
+        if self._arrivals and self._arrivals[0][0] <= self.now:
+            heapq.heappop(self._arrivals)[2]()
+        elif self.session.next_deadline() <= self.now:
+            self._perform(self.session.deadline_passed(self.now))
+        else:
+            for leg, upstream in list(self.upstreams.items()):
+                if upstream.next_deadline() <= self.now:
+                    self._from_upstream(leg, upstream.deadline_passed(self.now))
+
+    def _later(self, happens: Callable[[], None]) -> None:
+        heapq.heappush(self._arrivals, (self.now + self.latency_s, next(self._order), happens))
+
+    def _audio_in(self, audio: bytes) -> None:
+        plain = self.session.client_audio(audio, self.now)
+        if plain is None:
+            self._perform(self.session.client_media(audio, self.now))
+        else:
+            assert self.session.live is not None
+            self._to_upstream(self.session.live.number, realtime.encode_append(plain))
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            assert self.closed is None, f"{action} after Close"
+            match action:
+                case ToClient(message):
+                    self._to_client(message)
+                case AudioToClient(audio):
+                    self._line("audio", self.session.upstream_output.ms(len(audio)))
+                case ToUpstream(leg, event):
+                    self._to_upstream(leg, realtime.encode(event))
+                case AudioToUpstream(leg, audio):
+                    self._to_upstream(leg, realtime.encode_append(audio))
+                case Dial(leg, target):
+                    held = simulated.conversation(self.script, leg, target.model)
+                    self._later(lambda leg=leg, held=held: self._connect(leg, held))
+                case Hangup(leg):
+                    self.upstreams.pop(leg, None)
+                case Redeliver(frames):
+                    for frame in frames:
+                        if isinstance(frame, bytes):
+                            self._audio_in(frame)
+                        else:
+                            self._perform(self.session.client_message(frame, self.now))
+                case Close():
+                    self.closed = action
+                    self.upstreams.clear()
+                case Note():
+                    self.notes.append(action)
+
+    def _to_client(self, message: voice_agent.ServerMessage) -> None:
+        frame = voice_agent.encode(message)
+        oracle.check_server_message(frame)
+        shown = msgspec.json.decode(frame)
+        self._line(shown["type"], shown)
+
+    def _line(self, what: str, message: Any) -> None:
+        self.transcript.append(Line(round(self.now - 500, 6), what, message))
+
+    def _to_upstream(self, leg: int, frame: str) -> None:
+        event = msgspec.json.decode(frame)
+        if self._is_new(event):
+            oracle.check_client_event(frame)
+        self.events.append((self.now, ">", event))
+
+        def arrives() -> None:
+            if leg in self.upstreams:
+                self._from_upstream(leg, self.upstreams[leg].received(frame, self.now))
+
+        self._later(arrives)
+
+    def _is_new(self, event: dict[str, Any]) -> bool:
+        kind = event["type"]
+        if kind not in ("input_audio_buffer.append", "response.output_audio.delta"):
+            return True
+        new = kind not in self._audio_checked
+        self._audio_checked.add(kind)
+        return new
+
+    def _connect(self, leg: int, held: simulated.Conversation) -> None:
+        self.upstreams[leg] = held
+        self._perform(self.session.upstream_opened(leg, self.now, WALL))
+        self._from_upstream(leg, held.opened(self.now, WALL))
+
+    def _from_upstream(self, leg: int, outputs: list[simulated.Output]) -> None:
+        for output in outputs:
+            if isinstance(output, simulated.Hangup):
+                gone = UpstreamGone(Loss.CLOSED, code=output.code, reason=output.reason)
+                self._later(
+                    lambda gone=gone: self._perform(self.session.upstream_gone(leg, gone, self.now))
+                )
+            else:
+                frame = realtime.encode(output)
+                if self._is_new(msgspec.json.decode(frame)):
+                    oracle.check_server_event(frame)
+                self._later(lambda frame=frame: self._hears(leg, frame))
+
+    def _hears(self, leg: int, frame: str) -> None:
+        if leg not in self.upstreams or self.closed:
+            return
+        event = realtime.decode_server(frame)
+        self.events.append((self.now, "<", msgspec.json.decode(frame)))
+        if isinstance(event, realtime.ResponseOutputAudioDelta):
+            audio = self.session.upstream_audio(leg, event, self.now)
+            if audio is not None:
+                self._line("audio", self.session.upstream_output.ms(len(audio)))
+                return
+        self._perform(self.session.upstream_event(leg, event, self.now))
