@@ -63,7 +63,7 @@ class Session(State, kw_only=True):
         live leg, or None if this is not the plain case and `client_media` must be told."""
         if self.live is None or self.gathered or len(chunk) < self.append_bytes or self.closed:
             return None
-        self.client_active_at = now - self.origin
+        self._client_active(now)
         self.uncommitted_bytes += len(chunk)
         return chunk
 
@@ -198,9 +198,11 @@ class Session(State, kw_only=True):
         self._at(now)
         while self.deadlines:
             timer = min(self.deadlines, key=lambda timer: self.deadlines[timer])
-            if self.deadlines[timer] > self.now:
+            due = self.deadlines[timer]
+            if self.origin + due > now:  # the sum that `next_deadline` gave out, to the last bit
                 break
             del self.deadlines[timer]
+            self.now = max(self.now, due)
             self._fell_due(timer)
         return self._settled()
 
@@ -268,6 +270,8 @@ class Session(State, kw_only=True):
     def _not_understood(self, message: Unknown | Unparsable) -> None:
         """A text frame that is no message (C-033, C-034, C-086, C-209)."""
         if isinstance(message, Unknown):
+            if self.component and message.type == "CloseStream":
+                return  # meant for another of the component's sockets (3.3)
             description = f"Unknown message type {message.type[:100]!r}."
             lenient = self.component
         else:

@@ -7,7 +7,7 @@ words of a message (C-180, L-25).
 
 from relay import realtime
 from relay.session import phases, responses, rounds, turns, updates
-from relay.session.state import Leg, LegPhase, State
+from relay.session.state import Leg, LegPhase, Response, State
 
 INVISIBLE = ("response_cancel_not_active", "input_audio_buffer_commit_empty")
 """Races that harm nobody (C-179)."""
@@ -36,6 +36,8 @@ def live(s: State, error: realtime.ErrorDetail) -> None:
         updates.refused(s, error)
     elif s.requested is not None and _about_request(s, error):
         responses.refused(s, error)
+    elif s.response is not None and _about_response(s.response, error):
+        responses.mistaken(s, error)
     elif error.event_id is not None and _about_ours(s, error, error.event_id):
         pass
     else:
@@ -55,6 +57,11 @@ def _about_request(s: State, error: realtime.ErrorDetail) -> bool:
     if error.event_id is not None:
         return s.requested is not None and error.event_id == s.requested.event_id
     return error.code == "conversation_already_has_active_response"
+
+
+def _about_response(response: Response, error: realtime.ErrorDetail) -> bool:
+    asked = response.want
+    return asked is not None and error.event_id == asked.event_id
 
 
 def _about_ours(s: State, error: realtime.ErrorDetail, event_id: str) -> bool:

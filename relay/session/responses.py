@@ -120,6 +120,13 @@ def refused(s: State, error: realtime.ErrorDetail) -> None:
         s.warn("THINK_REQUEST_FAILED", error.message)
 
 
+def mistaken(s: State, error: realtime.ErrorDetail) -> None:
+    """The live response, which bore no metadata, was not the one we asked for after all."""
+    if s.response is not None:
+        s.requested, s.response.want = s.response.want, None
+        refused(s, error)
+
+
 def retry(s: State) -> None:
     """The pause after a failure is over."""
     if s.retrying is not None:
