@@ -106,8 +106,12 @@ def talk(
     rate: int | None = None,
     prompt: str | None = None,
     greeting: str | None = None,
+    source: Source = NO_SOURCE,
 ) -> int:
     """Talk to a relay from the terminal, as a Deepgram client.
+
+    Without --url it starts one for the occasion, configured by --config and --set, whose upstream
+    is the simulator.
 
     Parameters
     ----------
@@ -118,7 +122,7 @@ def talk(
     save
         WAV file that receives the agent's voice.
     url
-        ws://HOST:PORT or wss://HOST; without it a relay with the simulator is started.
+        ws://HOST:PORT or wss://HOST.
     key
         Key for the relay at that URL.
     encoding
@@ -144,7 +148,10 @@ def talk(
         prompt=room.PROMPT if prompt is None else prompt,
         greeting=greeting,
     )
-    return _run(room.talk, options)
+    configured = source.load(
+        {"listen.host": "127.0.0.1", "listen.port": 0, "upstream.url": config.SIMULATOR}
+    )
+    return _run(room.talk, options, configured)
 
 
 @app.command

@@ -21,7 +21,7 @@ from relay import config, dialogue, server, voice_agent, wire
 from relay.audio import recordings
 from relay.audio.formats import PCM24K, Encoding, Format
 from relay.audio.transcode import transcodable, transcoder
-from relay.config import ConfigError
+from relay.config import Config, ConfigError
 from relay.dialogue import Dialogue, Microphone, Voice
 
 PATH: Final = "/v1/agent/converse"
@@ -54,9 +54,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     greeting: str | None = None
 
 
-async def talk(options: Options, out: TextIO = sys.stdout) -> int:
-    """Hold the conversation; the exit code: 0, or 1 after an error. Raises `ConfigError` for
-    options that cannot be met, before anything is sent."""
+async def talk(options: Options, configured: Config, out: TextIO = sys.stdout) -> int:
+    """Hold the conversation; the exit code: 0, or 1 after an error. `configured` is for the relay
+    that is started without a `url`. Raises `ConfigError` for options that cannot be met, before
+    anything is sent."""
     if not (options.texts or options.audio or options.greeting):
         raise ConfigError("talk: say something: TEXT, --audio FILE or --greeting TEXT")
     if options.rate is not None and options.rate <= 0:
@@ -66,7 +67,7 @@ async def talk(options: Options, out: TextIO = sys.stdout) -> int:
     if options.save:
         _save(options.save, b"", output)  # better to fail now than after the conversation
     terminal = _Terminal(out, trio.current_time())
-    async with _relay(options.url, terminal) as url:
+    async with _relay(options.url, configured, terminal) as url:
         conversation = _Conversation(
             Dialogue(
                 settings=_settings(options, recording, output),
@@ -348,16 +349,18 @@ class _Terminal:
 
 
 @asynccontextmanager
-async def _relay(url: str | None, terminal: _Terminal) -> AsyncIterator[str]:
+async def _relay(url: str | None, configured: Config, terminal: _Terminal) -> AsyncIterator[str]:
     """The address to talk to; without one, a relay of our own for as long as the block lasts."""
     if url is not None:
         yield _with_path(url)
         return
-    configured = config.load(None, {}, options={"listen.port": 0, "upstream.url": config.SIMULATOR})
-    simulator = config.upstream(configured, {})
+    address = config.upstream(configured, {})
+    upstream = "the simulator" if address.simulated else address.shown
     listeners = await server.open_listeners(configured, {})
-    async with server.running(configured, {}, simulator, listeners) as relay:
-        terminal.show(Voice.SESSION, f"a relay with the simulator, on {relay.urls[0]}")
+    async with server.running(configured, {}, address, listeners) as relay:
+        terminal.show(
+            Voice.SESSION, f"a relay on {relay.urls[0]} for the occasion, with {upstream}"
+        )
         yield _with_path(relay.urls[0])
 
 
