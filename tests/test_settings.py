@@ -725,6 +725,7 @@ def test_of_fallbacks_the_first_counts() -> None:
         ({"type": "open_ai", "model": "tts-1", "voice": "alloy"}, "alloy"),
         ({"type": "open_ai", "model": "tts-1", "voice": "shimmer"}, "shimmer"),
         ({"type": "open_ai", "model": "tts-1", "voice": "nova"}, "marin"),
+        ({"type": "open_ai", "model": "tts-1", "voice": "ballad"}, "verse"),
         ({"type": "open_ai", "model": "tts-1", "voice": "cedar"}, "cedar"),
         ({"type": "deepgram", "model": "aura-2-thalia-en"}, "marin"),
         ({"type": "deepgram", "model": "aura-2-zeus-en"}, "ash"),
@@ -740,6 +741,7 @@ def test_a_voice_is_mapped(provider: dict[str, Any], voice: Any) -> None:
         "aura-2-zeus-en": "ash",
         "eleven_turbo_v2_5": "sage",
         "c1": "coral",
+        "ballad": "verse",
         "Matthew": "voice_42",
     }
     body = session(speak(**provider), options=MappingOptions(voices=voices))
@@ -1197,6 +1199,7 @@ def test_a_think_update_replaces_everything() -> None:
     }
     assert not after.model_changed
     assert not after.plan.text_only
+    assert sent(after.plan.session())["instructions"] == ""
 
 
 def test_a_think_update_sends_what_is_new() -> None:
@@ -1358,6 +1361,11 @@ def test_a_listen_update_can_switch_transcription_on_and_off() -> None:
     assert sent(on.session)["audio"]["input"] == {"transcription": {"model": GPT}}
     again = changed(on.plan, update("UpdateListen", listen={}), options=options)
     assert sent(again.session)["audio"]["input"] == {"transcription": None}
+
+
+def test_a_message_that_is_no_update_is_a_bug_of_the_caller() -> None:
+    with pytest.raises(AssertionError):
+        change(planned(), voice_agent.KeepAlive(), OPTIONS)  # type: ignore[arg-type]  # the bug
 
 
 # Agreement with the neighbours -------------------------------------------------------------------

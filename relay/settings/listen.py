@@ -66,26 +66,24 @@ def _turn_detection(
     kind = options.kind
     if kind == "auto":
         kind = "semantic_vad" if flux else "server_vad"
-    match kind:
-        case "off":
-            return None
-        case "semantic_vad":
-            return realtime.TurnDetection(
-                type="semantic_vad",
-                eagerness=_eagerness(threshold, eager),
-                create_response=threshold < 1,  # 1.0: only ForceEndTurn asks for a response
-                interrupt_response=options.interrupt_response,
-            )
-        case "server_vad":
-            return realtime.TurnDetection(
-                type="server_vad",
-                threshold=options.threshold,
-                prefix_padding_ms=options.prefix_padding_ms,
-                silence_duration_ms=options.silence_duration_ms,
-                idle_timeout_ms=options.idle_timeout_ms or msgspec.UNSET,
-                create_response=threshold < 1,
-                interrupt_response=options.interrupt_response,
-            )
+    if kind == "off":
+        return None
+    if kind == "semantic_vad":
+        return realtime.TurnDetection(
+            type=kind,
+            eagerness=_eagerness(threshold, eager),
+            create_response=threshold < 1,  # 1.0: only ForceEndTurn asks for a response
+            interrupt_response=options.interrupt_response,
+        )
+    return realtime.TurnDetection(
+        type=kind,
+        threshold=options.threshold,
+        prefix_padding_ms=options.prefix_padding_ms,
+        silence_duration_ms=options.silence_duration_ms,
+        idle_timeout_ms=options.idle_timeout_ms or msgspec.UNSET,
+        create_response=threshold < 1,
+        interrupt_response=options.interrupt_response,
+    )
 
 
 def _judge(provider: voice_agent.ListenProvider, findings: Findings) -> None:

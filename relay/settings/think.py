@@ -240,13 +240,8 @@ def _output_modalities(modalities: Any, findings: Findings) -> list[str] | None:
 
 def _max_output_tokens(tokens: Any, findings: Findings) -> int | None:
     """Clamped to what the API takes; anything but an integer is dropped (C-053)."""
-    match tokens:
-        case bool():
-            pass
-        case int():
-            return min(max(tokens, 1), MAX_OUTPUT_TOKENS)
-        case float() if tokens.is_integer():  # JSON has no integers, and SDKs write 100.0
-            return int(min(max(tokens, 1), MAX_OUTPUT_TOKENS))
+    if isinstance(tokens, int) and not isinstance(tokens, bool):
+        return min(max(tokens, 1), MAX_OUTPUT_TOKENS)
     findings.ignore("think.maxOutputTokens", tokens)
     return None
 
