@@ -150,6 +150,30 @@ def test_integers_of_free_form_json_are_held_to_what_a_session_can_encode() -> N
     msgspec.msgpack.encode(event)
 
 
+BIG = {"parameters": {"maximum": 10**30}}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "session.update", "session": {"tools": [BIG]}},
+        {"type": "response.create", "response": {"tools": [BIG]}},
+        {
+            "type": "conversation.item.create",
+            "item": {
+                "type": "mcp_list_tools",
+                "tools": [{"name": "f", "input_schema": {"maximum": 10**30}}],
+            },
+        },
+    ],
+    ids=lambda event: event["type"],
+)
+def test_so_are_those_of_a_client(event: dict[str, Any]) -> None:
+    decoded = decode_client(json.dumps(event))
+    assert "1e30" in encode(decoded)  # type: ignore[arg-type]  # a defect would fail here
+    msgspec.msgpack.encode(decoded)
+
+
 # Beta names --------------------------------------------------------------------------------------
 
 AUDIO = b"\x01\x02\x03"
