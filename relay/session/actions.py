@@ -11,6 +11,7 @@ import msgspec
 
 from relay import realtime, voice_agent
 from relay.audio.formats import Format
+from relay.settings.think import Endpoint
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -92,6 +93,7 @@ class CallEndpoint(msgspec.Struct, frozen=True, tag=True):
     call: str
     name: str
     arguments: str
+    endpoint: Endpoint
 
 
 class CancelEndpoint(msgspec.Struct, frozen=True, tag=True):

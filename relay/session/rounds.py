@@ -39,7 +39,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
     elif len(call.arguments.encode()) > s.options.max_call_arguments_bytes:
         _reject(s, call, "the arguments are too long")  # C-228
     else:
-        call.server_side = function.server_side
+        call.endpoint = function.endpoint
         if not s.options.batch_function_calls:
             _announce(s, [call])
 
@@ -155,8 +155,8 @@ def close_finished(s: State) -> None:
 def _announce(s: State, calls: list[Call]) -> None:
     for call in calls:
         call.announced = True
-        if call.server_side:
-            s.act(CallEndpoint(call.id, call.name, call.arguments))
+        if call.endpoint is not None:
+            s.act(CallEndpoint(call.id, call.name, call.arguments, call.endpoint))
         elif s.options.call_timeout_s > 0:
             call.expires_at = s.now + s.options.call_timeout_s
     s.tell(

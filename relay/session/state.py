@@ -19,7 +19,7 @@ from relay.session.actions import Action, Close, Note, Target, ToClient, ToUpstr
 from relay.session.facts import Admission, UpstreamTraits
 from relay.session.limits import bounded
 from relay.session.options import SessionOptions
-from relay.settings import Change, Dialect, MappingOptions, Plan, Update
+from relay.settings import Change, Dialect, Endpoint, MappingOptions, Plan, Update
 
 REMEMBERED = 32
 """How many ended responses are remembered, to ignore their latecomers (3.4.1)."""
@@ -231,7 +231,8 @@ class Call(msgspec.Struct, kw_only=True):
     id: str
     name: str
     arguments: str
-    server_side: bool = False
+    endpoint: Endpoint | None = None
+    """Where the relay calls it; None: the client is asked."""
     announced: bool = False
     """The client was told of it."""
     expires_at: float = math.inf
@@ -243,6 +244,10 @@ class Call(msgspec.Struct, kw_only=True):
     resend: bool = False
     """Its output was refused while the calling response ran: send it again after that."""
     resent: bool = False
+
+    @property
+    def server_side(self) -> bool:
+        return self.endpoint is not None
 
 
 class Round(msgspec.Struct, kw_only=True):
