@@ -18,6 +18,8 @@ from tests.clients.tap import Tap, tapped
 
 
 class House(msgspec.Struct, frozen=True):
+    relay: str
+    """The relay's own address, past the tap."""
     client: Tap
     """Between clients and the relay: dial its `url`."""
     upstream: Tap
@@ -42,5 +44,5 @@ async def open_house(script: Script | None = None, **options: Any) -> AsyncItera
                 server.running(configured, {}, address, listeners) as relay,
                 tapped(relay.urls[0]) as client,
             ):
-                yield House(client, upstream)
+                yield House(relay.urls[0], client, upstream)
         nursery.cancel_scope.cancel()
