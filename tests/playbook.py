@@ -283,6 +283,14 @@ class Playbook:
         ]
         return self.upstream(*events, leg=number)
 
+    def begins(self, resp: str = "resp_1", *, leg: int | None = None) -> Self:
+        """response.created, for our last response.create."""
+        number = self.leg(leg)
+        metadata = self.last("response.create", leg=number).get("response", {}).get("metadata")
+        response = {"id": resp, "object": "realtime.response", "status": "in_progress"}
+        made = {**response, "output": [], "metadata": metadata}
+        return self.upstream(like("response.created", response=made), leg=number)
+
     def refuses(
         self,
         event: str,
