@@ -104,7 +104,8 @@ class Tally(msgspec.Struct):
     """Utterances that cut off an answer."""
     calls: int = 0
     waits_s: list[float] = []
-    """From a text to the first sound or word of its answer, by our clock."""
+    """From a text to the first sound of its answer, or the first word of a silent one, by our
+    clock."""
     totals_s: list[float] = []
     """`total_latency` as the relay reports it."""
 
@@ -261,20 +262,26 @@ class Dialogue(msgspec.Struct, kw_only=True):
         self.tally.answers += 1
         if self.stage is Stage.AWAITING:
             self._enter(Stage.SETTLING, now)  # an answer without a voice, or one that follows
-        return [*self._first_sign(now), Print(Voice.AGENT, text)]
+        wait_s = self._waited(now)
+        timing = [] if wait_s is None else [Print(Voice.TIMING, f"answers after {wait_s:.2f} s")]
+        return [*timing, Print(Voice.AGENT, text)]
 
     def _agent_speaks(self, message: voice_agent.AgentStartedSpeaking, now: float) -> list[Step]:
         self._enter(Stage.SPEAKING, now)
         self.tally.totals_s.append(message.total_latency)
-        return self._first_sign(now)
+        wait_s = self._waited(now)
+        ours = "" if wait_s is None else f"; after {wait_s:.2f} s by our clock"
+        reported = f"speaks after {message.total_latency:.2f} s, says the relay"
+        return [Print(Voice.TIMING, reported + ours)]
 
-    def _first_sign(self, now: float) -> list[Step]:
+    def _waited(self, now: float) -> float | None:
+        """Since the text that has had no answer until now; None if nothing was asked."""
         if self.asked_at is None:
-            return []
+            return None
         wait_s = now - self.asked_at
         self.asked_at = None
         self.tally.waits_s.append(wait_s)
-        return [Print(Voice.TIMING, f"first sign of the answer after {wait_s:.2f} s")]
+        return wait_s
 
     def _interrupts(self, now: float) -> list[Step]:
         """UserStartedSpeaking: a client stops playing and drops what it holds."""
