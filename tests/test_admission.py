@@ -4,9 +4,10 @@ import hashlib
 
 import pytest
 
-from relay.admission import Admitted, Refused, Request, admit
+from relay.admission import Admitted, Refused, admit
 from relay.config import Auth, Listen
 from relay.session.facts import Dialect
+from relay.wire import Request
 
 KEYS = {hashlib.sha256(key.encode()).digest(): name for name, key in {"a": "k1", "b": "k2"}.items()}
 OPEN = Auth()
@@ -19,9 +20,9 @@ def attempt(
     protocols: str = "",
     **headers: str,
 ) -> Admitted | Refused:
-    pairs = {"host": "127.0.0.1:8080", **headers}
-    subprotocols = tuple(protocols.split(",")) if protocols else ()
-    request = Request(target, tuple(pairs.items()), subprotocols)
+    path, _, query = target.partition("?")
+    head = {"host": "127.0.0.1:8080", "sec-websocket-protocol": protocols, **headers}
+    request = Request("GET", path, query, head, "127.0.0.1")
     return admit(request, Listen(), auth, KEYS if auth.mode == "keys" else {})
 
 
@@ -126,6 +127,7 @@ ELSEWHERE = [
     "null",
     "",
     "http://[",
+    "http://localhost, https://evil.example",
 ]
 
 
