@@ -248,6 +248,7 @@ class Leg:
         self._unsent_text = 0
         self._sending = math.inf  # the stamp of what the writer is sending; inf: nothing
         self._farewell: bytes | None = None
+        self._last_word = 1000  # the close code, if the holder leaves without a goodbye
         self._gone: LegGone | None = None
         self._fault: BaseException | None = None
         self._scope = trio.CancelScope(shield=True)
@@ -324,8 +325,6 @@ class Leg:
             if self._farewell is None:
                 self._farewell = self._close_frame(code, reason)
                 self._line.work.unpark()
-                if self._verdict == _ABNORMAL:
-                    self._lose("connection lost")
                 with trio.move_on_after(flush_s):
                     await self._written.wait()
                 if not self._written.is_set():
@@ -359,7 +358,7 @@ class Leg:
 
     async def _end(self) -> None:
         if self._line.opened.is_set():
-            await self.goodbye(flush_s=1.0)
+            await self.goodbye(self._last_word, flush_s=1.0)
         else:
             self._scope.cancel()
 
@@ -670,18 +669,20 @@ async def _serve(stream: trio.abc.Stream, route: Route, head_s: float) -> None:
 async def _serve_request(
     stream: trio.abc.Stream, http: h11.Connection, request: Request, route: Route
 ) -> None:
+    fault: Exception | None = None
     try:
         answer = route(request)
-    except Exception:
-        await _answer(stream, http, Response(HTTPStatus.INTERNAL_SERVER_ERROR), request)
-        raise
+    except Exception as raised:
+        fault, answer = raised, Response(HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(answer, Accept):
-        fault = _upgrade_fault(request)
-        if fault is None:
+        refusal = _upgrade_fault(request)
+        if refusal is None:
             await _converse(stream, request, answer, bytes(http.trailing_data[0]))
             return
-        answer = fault
+        answer = refusal
     await _answer(stream, http, answer, request)
+    if fault is not None:
+        raise fault
 
 
 async def _converse(
@@ -705,7 +706,7 @@ async def _converse(
             try:
                 await accept.conversation(leg)
             except BaseException as end:
-                await leg.goodbye(1011 if isinstance(end, Exception) else 1001, flush_s=1.0)
+                leg._last_word = 1011 if isinstance(end, Exception) else 1001
                 raise
     except _NotOpened as failure:
         if not isinstance(failure.__cause__, _Vanished | None):

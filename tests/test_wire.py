@@ -43,6 +43,7 @@ def sockets() -> list[str]:
 async def nothing_left() -> AsyncIterator[None]:
     before = trio.lowlevel.current_statistics().tasks_living, sockets()
     yield
+    await trio.lowlevel.checkpoint()
     assert (trio.lowlevel.current_statistics().tasks_living, sockets()) == before
 
 
@@ -57,6 +58,11 @@ class Server:
     def report(self, group: ExceptionGroup[Exception]) -> None:
         self.faults.extend(group.exceptions)
         self.faulty.set()
+
+    async def fault(self) -> None:
+        """Wait until something was reported."""
+        with trio.fail_after(QUICK):
+            await self.faulty.wait()
 
     async def connect(self) -> "Peer":
         self.streams.append(await trio.open_tcp_stream("127.0.0.1", self.port))
@@ -86,7 +92,7 @@ async def listening(
             route=answer if routes else route,  # type: ignore[arg-type] # see `routes`
             report=server.report,
         )
-        nursery.start_soon(trio.serve_listeners, handler, [listener])
+        await nursery.start(trio.serve_listeners, handler, [listener])
         try:
             yield server
         finally:
@@ -135,8 +141,9 @@ class Peer:
         with contextlib.suppress(trio.BrokenResourceError):  # a refusal need not read everything
             await self.stream.send_all(data)
         status, headers, body = await self.head()
-        async for chunk in self.stream:
-            body += chunk
+        with trio.fail_after(QUICK):
+            async for chunk in self.stream:
+                body += chunk
         await self.stream.aclose()
         return status, headers, body
 
@@ -277,7 +284,7 @@ async def test_trap_1_a_conversation_that_raises_ends_its_own_connection_only() 
         assert await victim.frame() is None
         await bystander.send("and you?")
         assert await bystander.message() == "still here"
-        await server.faulty.wait()
+        await server.fault()
         assert [type(fault) for fault in server.faults] == [ZeroDivisionError]
 
 
@@ -358,7 +365,7 @@ async def raw_servers(
         urls = []
         for behaviour in behaviours:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            nursery.start_soon(trio.serve_listeners, behaviour, [listener])
+            await nursery.start(trio.serve_listeners, behaviour, [listener])
             urls.append(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/")
         yield urls
         nursery.cancel_scope.cancel()
@@ -430,10 +437,11 @@ async def test_trap_5_a_peer_that_answers_no_ping_is_lost_after_20_and_20_second
         gone.append((trio.current_time() - started, end))
 
     async with in_memory(wait) as peer:
-        frame = await peer.frame()
-        assert frame is not None
-        assert frame.opcode is Opcode.PING
-        assert await peer.frame() is None
+        with trio.fail_after(100):
+            frame = await peer.frame()
+            assert frame is not None
+            assert frame.opcode is Opcode.PING
+            assert await peer.frame() is None
     ((after, end),) = gone
     assert (round(after, 3), end.code, end.reason) == (40.0, None, "no pong within 20 s")
 
@@ -622,6 +630,7 @@ def health(request: Request) -> Accept | Response:
         (b"A" * 70_000, 431, b""),
         (b"GET / HTTP/1.1\r\n" + UPGRADE + b"X: " + b"x" * 70_000 + b"\r\n\r\n", 431, b""),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 12_000 + b"\r\n", 431, b""),
+        (b"GET / HTTP/1.1\r\n" + UPGRADE + b"X: " + b"x" * 17_000 + b"\r\n\r\n", 431, b""),
     ],
 )
 async def test_every_request_gets_its_status_and_then_the_end(
@@ -635,11 +644,30 @@ async def test_every_request_gets_its_status_and_then_the_end(
         assert server.faults == []
 
 
+async def test_a_refused_upload_is_taken_and_forgotten_so_that_the_answer_arrives() -> None:
+    async with listening(health, routes=True) as server:
+        peer = await server.connect()
+        head = b"POST / HTTP/1.1\r\n" + UPGRADE + b"Content-Length: 9999999\r\n\r\n"
+        await peer.stream.send_all(head + bytes(9_999_999))
+        assert (await peer.head())[0] == 405
+
+
+async def test_an_acceptance_that_cannot_be_written_is_our_fault_and_reported() -> None:
+    def route(request: Request) -> Accept:
+        return Accept(echo, headers=(("no such header", "?"),))
+
+    async with listening(route, routes=True) as server:
+        peer = await server.connect()
+        await peer.stream.send_all(b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n")
+        assert await peer.stream.receive_some() == b""
+        await server.fault()
+
+
 async def test_a_route_that_raises_answers_500_and_is_reported() -> None:
     async with listening(health, routes=True) as server:
         peer = await server.connect()
         assert (await peer.http(b"GET /boom HTTP/1.1\r\nHost: h\r\n\r\n"))[0] == 500
-        await server.faulty.wait()
+        await server.fault()
         assert [type(fault) for fault in server.faults] == [ZeroDivisionError]
 
 
@@ -794,7 +822,7 @@ async def test_how_a_leg_ended_is_told() -> None:
 
 
 @pytest.mark.conformance("C-234")
-@pytest.mark.parametrize("behind", [b"", b"more and more" * 100_000])
+@pytest.mark.parametrize("behind", [b"", b"more and more" * 1_000_000])
 async def test_text_that_is_no_utf_8_is_closed_with_1007(behind: bytes) -> None:
     ends: list[LegGone] = []
 
@@ -806,8 +834,7 @@ async def test_text_that_is_no_utf_8_is_closed_with_1007(behind: bytes) -> None:
         await peer.upgraded()
         bad = bytearray(peer.make.send_data("caf?"))
         bad[-1] ^= ord("?") ^ 0xE9
-        with contextlib.suppress(trio.BrokenResourceError):
-            await peer.stream.send_all(bytes(bad) + behind)
+        await peer.stream.send_all(bytes(bad) + behind)
         assert await peer.close_code() == 1007
     assert [end.code for end in ends] == [1007]
 
@@ -817,13 +844,49 @@ async def test_a_client_still_sending_its_17_mib_hears_1009_not_a_reset() -> Non
         peer = await server.connect()
         await peer.upgraded()
 
-        async def pour() -> None:
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await peer.send(bytes(17 * wire.MIB))
-
-        nursery.start_soon(pour)
+        # All of it is taken, then forgotten: closing on unread input would reset the connection,
+        # and on some systems take the close frame away with it.
+        nursery.start_soon(peer.send, bytes(17 * wire.MIB))
         assert await peer.close_code() == 1009
-        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_refuses_what_we_sent_is_not_waited_for() -> None:
+    async with listening(echo) as server:
+        peer = await server.connect()
+        await peer.upgraded()
+        await peer.close(1009)
+        assert await peer.close_code() == 1009
+        with trio.fail_after(QUICK):
+            assert await peer.frame() is None
+
+
+async def test_nothing_is_received_any_more_once_goodbye_is_being_said() -> None:
+    heard: list[wire.Frame] = []
+
+    async def leave(leg: Leg) -> None:
+        async def listen() -> None:
+            with contextlib.suppress(LegGone):
+                while True:
+                    heard.append(await leg.receive())
+                    leg.post("heard")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            while not heard:
+                await trio.testing.wait_all_tasks_blocked()
+            await leg.goodbye(1000)
+
+    async with listening(leave) as server:
+        peer = await server.connect()
+        await peer.upgraded()
+        await peer.send("in time")
+        assert await peer.message() == "heard"
+        assert await peer.close_code() == 1000
+        for _ in range(100):
+            await peer.send("too late")
+        await peer.close()
+        assert await peer.frame() is None
+    assert heard == ["in time"]
 
 
 async def test_200_clients_at_once_are_each_served_and_leave_nothing() -> None:
