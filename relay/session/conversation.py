@@ -41,11 +41,10 @@ class Session(State, kw_only=True):
         self._client_active(now)
         if isinstance(message, Unknown | Unparsable):
             self._not_understood(message)
-        elif isinstance(message, voice_agent.Settings):
-            if self.plan is None:
-                phases.settings_came(self, message)
-            else:
-                phases.settings_again(self)
+        elif isinstance(message, voice_agent.Settings) and self.plan is None:
+            phases.settings_came(self, message)
+        elif isinstance(message, voice_agent.Settings) and not self.component:
+            phases.settings_again(self)
         elif isinstance(message, voice_agent.KeepAlive) and not (
             self.phase is Phase.OPEN and self.options.strict
         ):
@@ -302,8 +301,10 @@ class Session(State, kw_only=True):
                 turns.force_end_turn(self)
             case voice_agent.UpdateThinkLive() | voice_agent.CustomToThinkProvider():
                 self._unsupported(message)
-            case voice_agent.Settings() | voice_agent.KeepAlive():
-                pass  # neither is ever held; see client_message
+            case voice_agent.Settings():
+                phases.settings_again(self)
+            case voice_agent.KeepAlive():
+                pass  # its coming is all it says
             case _:
                 assert_never(message)
 

@@ -104,7 +104,9 @@ def configured(s: State, leg: Leg) -> None:
         item_id = s.new_id("ctx")
         s.place(_identified(item, item_id))  # C-037
     s.tell(voice_agent.SettingsApplied())
-    for warning in s.applied.warnings:
+    s.settings_applied = True
+    warnings, s.warnings = [*s.applied.warnings, *s.warnings], []
+    for warning in warnings:
         s.tell(warning)  # C-210
     turns.greet(s)
     responses.pump(s)  # the greeting comes before any queued input (C-212)

@@ -430,24 +430,27 @@ def _answered_by_live(s: State, asked: Want) -> bool:
 
 def _takes_the_turn(s: State, response: Response) -> None:
     """A response that is no recital answers whatever the conversation holds by now."""
-    by_itself = response.want is None
     response.after_commit = s.commits
     s.answered_commits = s.commits
+    s.turn_since = None
     if response.want is None or response.want.reason is not Reason.ROUND_DONE:
         s.measured = Measured(stt=s.measured.stt)
+    answers_turn = response.want is None and s.turn is TurnPhase.WAITING
     if s.turn is TurnPhase.WAITING:
         text.end_turn(s)
     text.await_user_text(s)
-    s.wants = [w for w in s.wants if not _is_answered(w, by_itself)]
     s.disarm(Timer.RETRY)
-    s.retrying = None
+    retry(s)
+    s.wants = [w for w in s.wants if not _is_answered(w, answers_turn)]
 
 
-def _is_answered(waiting: Want, by_itself: bool) -> bool:
-    """Whether a response that begins now answers this want too (4.4, C-165, C-215)."""
+def _is_answered(waiting: Want, answers_turn: bool) -> bool:
+    """Whether a response that begins now answers this want too: any response uses what is in the
+    conversation, but only the upstream's own answer to a spoken turn stands for what was written
+    in the meantime (4.4, C-165, C-215)."""
     if waiting.verbatim or waiting.waits_for or waiting.waits_for_commit:
         return False
-    return by_itself or waiting.reason is Reason.ROUND_DONE
+    return answers_turn or waiting.reason is Reason.ROUND_DONE
 
 
 def _live(s: State, response_id: str) -> Response | None:
@@ -547,14 +550,20 @@ def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
     spoke = response.first_audio_at is not None
     if response.verbatim and not spoke:
         s.warn("SPEAK_REQUEST_FAILED", "The upstream gave no audio for the text.")
-    if s.component:
-        text.say(s, voice_agent.AgentDone())  # C-137
-    if spoke or s.component:
-        text.say(s, voice_agent.AgentAudioDone())  # C-136
+    _say_done(s, spoke=spoke)
     if not response.verbatim:
         _measure(s, response)
         if not any(r.response == response.id for r in s.rounds):
             text.say(s, _report(s))  # C-221
+
+
+def _say_done(s: State, *, spoke: bool) -> None:
+    """The response is over. The component is told even if it was silent: it would go on showing
+    that the agent thinks (C-136, C-137)."""
+    if s.component:
+        text.say(s, voice_agent.AgentDone())
+    if spoke or s.component:
+        text.say(s, voice_agent.AgentAudioDone())
 
 
 def _cancelled(s: State, response: Response) -> None:
@@ -580,8 +589,8 @@ def _failed(s: State, response: Response, outcome: realtime.Response) -> None:
         s.warn("SPEAK_REQUEST_FAILED", message)  # C-214
         return
     s.warn("THINK_REQUEST_FAILED", message)
-    if response.first_audio_at is not None:
-        text.say(s, voice_agent.AgentAudioDone())
+    _say_heard(s, response)
+    _say_done(s, spoke=response.first_audio_at is not None)
     if code not in RETRIED and kind not in RETRIED:
         return
     if s.turn is TurnPhase.SPEAKING:

@@ -36,7 +36,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
     function = next((f for f in s.applied.functions if f.name == call.name), None)
     if function is None:
         _reject(s, call, "there is no such function")  # C-175
-    elif len(call.arguments.encode()) > s.options.max_call_arguments_bytes:
+    elif len(msgspec.json.encode(call.arguments)) > s.options.max_call_arguments_bytes:
         _reject(s, call, "the arguments are too long")  # C-228
     else:
         call.endpoint = function.endpoint

@@ -301,6 +301,10 @@ class State(msgspec.Struct, kw_only=True):
     plan: Plan | None = None
     early: list[voice_agent.ClientMessage | bytes] = []
     """Frames before Settings; audio still in the client's format."""
+    settings_applied: bool = False
+    """The client was told so."""
+    warnings: list[voice_agent.Warning] = []
+    """For the client, as soon as it was told that."""
     append_bytes: int = 0
     """Audio of at least so many bytes needs no gathering."""
     held: list[voice_agent.ClientMessage | bytes] = []
@@ -422,7 +426,12 @@ class State(msgspec.Struct, kw_only=True):
         self.act(ToClient(bounded(message)))
 
     def warn(self, code: str, description: str | None) -> None:
-        self.tell(voice_agent.Warning(code=code, description=description or code))  # C-176
+        """Post a Warning; before SettingsApplied it waits for that (C-262, L-71)."""
+        warning = voice_agent.Warning(code=code, description=description or code)  # C-176
+        if not self.settings_applied:
+            self.warnings.append(warning)
+        else:
+            self.tell(warning)
 
     def ask(self, event: realtime.ClientEvent, leg: Leg | None = None) -> None:
         """Post an event to an upstream leg, the live one unless told otherwise."""

@@ -11,6 +11,7 @@ from relay.session.state import Leg, Reason, State, Timer, TurnPhase, Want
 
 COMMIT_MIN_MS = 100.0
 """The upstream refuses to commit less (2.2)."""
+BEGAN_TO_SPEAK = "The user began to speak."
 
 
 # -- the user's voice ------------------------------------------------------------------------------
@@ -229,6 +230,7 @@ def _silence(s: State, leg: Leg, *, flush: bool) -> None:
     drop its buffer (`flush`), cancel where the upstream does not, and truncate what was not heard.
     """
     response = s.response
+    running = response is not None and not response.interrupted
     unheard = s.playback.unheard(s.now, s.backlog_ms)
     if response is not None or unheard:
         s.act(AudioDropped())
@@ -238,7 +240,7 @@ def _silence(s: State, leg: Leg, *, flush: bool) -> None:
     responses.interrupt(s)
     if flush:
         s.tell(voice_agent.UserStartedSpeaking())
-    if response is not None and (not flush or not s.upstream_interrupts):
+    if response is not None and running and (not flush or not s.upstream_interrupts):
         s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl"), response_id=response.id))  # C-150
         s.arm(Timer.CANCELLED, s.options.cancel_wait_s)
         s.cancelled_for_speech = flush
@@ -269,10 +271,13 @@ def _forget_recitals(s: State) -> None:
     """What was to be recited is not said any more (C-211, C-212)."""
     for want in s.wants:
         if want.reason is Reason.INJECT_AGENT:
-            s.tell(voice_agent.InjectionRefused(message="The user began to speak."))
+            s.tell(voice_agent.InjectionRefused(message=BEGAN_TO_SPEAK))
     s.wants = [want for want in s.wants if not want.verbatim]
-    if s.requested is not None and s.requested.reason is Reason.GREETING:
-        s.requested.dropped = True
+    asked = s.requested
+    if asked is not None and asked.verbatim and not asked.interrupts:
+        asked.dropped = True
+        if asked.reason is Reason.INJECT_AGENT:
+            s.tell(voice_agent.InjectionRefused(message=BEGAN_TO_SPEAK))
 
 
 def _recite(s: State, reason: Reason, content: str, *, interrupts: bool = False) -> None:
