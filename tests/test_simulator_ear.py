@@ -104,6 +104,15 @@ def test_a_pause_shorter_than_the_silence_does_not_end_the_turn() -> None:
     assert only(heard, "input_audio_buffer.speech_stopped")["audio_end_ms"] == 1780
 
 
+def test_the_hum_of_a_room_does_not_keep_a_turn_open() -> None:
+    client = Client()
+    hum = tone(0.6, level=0.02)
+    assert types(client.hear(hum))[:1] == ["input_audio_buffer.speech_started"], "loud by itself"
+    client.say("input_audio_buffer.clear")
+    heard = client.hear(tone(1) + hum)
+    assert only(heard, "input_audio_buffer.speech_stopped")["audio_end_ms"] == 600 + 1500
+
+
 @pytest.mark.parametrize(("eagerness", "ms"), [("high", 400), ("auto", 800), ("low", 1600)])
 def test_semantic_vad_waits_by_eagerness(eagerness: str, ms: int) -> None:
     client = Client()
@@ -140,6 +149,14 @@ def test_a_commit_needs_100_ms(nbytes: int, accepted: bool) -> None:
     else:
         assert code(answer) == "input_audio_buffer_commit_empty"
         assert f"only has {nbytes / 48:.2f}ms" in answer[0]["error"]["message"]
+
+
+def test_an_append_of_more_than_15_mib_is_refused() -> None:
+    client = Client()
+    client.configure(audio={"input": {"turn_detection": None}})
+    limit = 15 * 1024 * 1024
+    assert client.hear(bytes(limit), limit) == []
+    assert code(client.hear(bytes(limit + 2), limit + 2)) == "invalid_value"
 
 
 def test_a_commit_in_mid_speech_takes_the_turn_and_the_rest_is_a_new_one() -> None:

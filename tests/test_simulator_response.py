@@ -344,3 +344,10 @@ def test_deleting_what_is_being_said_does_not_stop_the_response() -> None:
     events = client.until("response.done")
     assert "conversation.item.done" not in types(events)
     assert only(events, "response.done")["response"]["status"] == "completed"
+
+
+def test_a_scripted_delay_takes_the_place_of_the_time_to_think() -> None:
+    client = Client('[[turn]]\nsay = "late"\ndelay_s = 7.5\n[knobs]\nthink_s = 0.1')
+    client.say("response.create")
+    assert client.wait(7.4) == []
+    assert client.wait(0.2)[0]["type"] == "response.output_item.added"

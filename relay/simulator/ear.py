@@ -4,9 +4,10 @@ It knows audio, its level, and the positions of both in the session's input, in 
 its start. It does not know items, ids or responses: `conversation` asks it what happened next and
 decides what that leads to.
 
-Voice activity is energy only: a stretch is speech when its level, put on the scale of `threshold`
-by `_LOUDEST_DBFS` and `_QUIETEST_DBFS`, reaches the threshold. The vendor's detector is a model;
-what the two share is the order of events and the meaning of the three times.
+Voice activity is energy only: speech begins when the level, put on the scale of `threshold` by
+`_QUIETEST_DBFS` and `_LOUDEST_DBFS`, reaches the threshold, and pauses when the level falls below
+it, or far below the speaker's own (else the hum of a room would keep a turn open). The vendor's
+detector is a model; what the two share is the order of events and the meaning of the three times.
 """
 
 import msgspec
@@ -25,6 +26,10 @@ _ONSET_MS = 60
 """Speech must last this long before it counts, so that a click does not."""
 _QUIETEST_DBFS, _LOUDEST_DBFS = -60.0, -20.0
 """Levels that count as 0 and as 1; the default threshold of 0.5 lies at -40 dBFS."""
+_PAUSE = 0.4
+"""So far below the speaker's recent peak, on the same scale (16 dB), is a pause."""
+_PEAK_FADES = 0.1
+"""How much of the scale the recent peak loses in a second: somebody else may be quieter."""
 _IDLE_KEPT_MS = 10_000
 """How much of what is not speech stays in the buffer while turns are detected."""
 _EAGERNESS_MS = {"low": 1600, "medium": 800, "auto": 800, "high": 400}
@@ -68,6 +73,8 @@ class Ear(msgspec.Struct):
     speech_start_ms: float | None = None
     """While somebody speaks: where the item's audio begins."""
     onset_ms: float = 0.0
+    peak: float = 0.0
+    """The recent loudest step of the speech."""
 
     @property
     def ends_ms(self) -> float:
@@ -91,8 +98,7 @@ class Ear(msgspec.Struct):
             return None
         threshold = detection.threshold if isinstance(detection, ServerVad) else 0.5
         while self.judged_ms + _STEP_MS <= self.ends_ms:
-            loud = self._level(self.judged_ms) >= max(threshold, 1e-6)
-            self._note(loud)
+            self._judge(self._level(self.judged_ms), max(threshold, 1e-6))
             if self.speech_start_ms is None:
                 if self._onset():
                     return self._start(detection)
@@ -139,9 +145,11 @@ class Ear(msgspec.Struct):
         step = bytes(self.buffer[first : first + self.format.nbytes(_STEP_MS)])
         loudness = np.sqrt(np.mean(np.square(samples(step, self.format), dtype=np.float64)))
         dbfs = 20 * np.log10(max(float(loudness), 1e-3) / 32768)
-        return float(np.clip((dbfs - _QUIETEST_DBFS) / (_LOUDEST_DBFS - _QUIETEST_DBFS), 0, 1))
+        return max(0.0, (dbfs - _QUIETEST_DBFS) / (_LOUDEST_DBFS - _QUIETEST_DBFS))
 
-    def _note(self, loud: bool) -> None:
+    def _judge(self, level: float, threshold: float) -> None:
+        self.peak = max(level, self.peak - _PEAK_FADES * _STEP_MS / 1000)
+        loud = level >= (max(threshold, self.peak - _PAUSE) if self.speaking else threshold)
         if not loud:
             self.loud_since_ms = None
         elif self.loud_since_ms is None:
@@ -157,6 +165,7 @@ class Ear(msgspec.Struct):
         assert self.loud_since_ms is not None
         padding = detection.prefix_padding_ms if isinstance(detection, ServerVad) else 300
         self.onset_ms = self.loud_since_ms
+        self.peak = 0.0
         self.speech_start_ms = max(self.onset_ms - padding, self.begins_ms)
         return Started(round(self.speech_start_ms))
 
