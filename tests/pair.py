@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,19 +34,26 @@ from relay.simulator import conversation as simulated
 from relay.simulator.script import Script
 from tests import oracle
 
+START = 500.0
+"""The clock when the client connects; not zero, so that a forgotten clock shows."""
 WALL = 1_800_000_000.0
 STEPS = 200_000
 """More than any test needs: what takes longer does not end."""
 
 
 class Line(msgspec.Struct):
-    """What reached the client."""
+    """One frame at one of the session's two sides."""
 
     at: float
+    """Seconds since the client connected."""
+    side: Literal["client", "upstream"]
+    way: Literal["<", ">"]
+    """The client stands left of the session, the upstream right: `>` is from the client, or to the
+    upstream."""
     what: str
-    """The message's type, or "audio"."""
+    """The message's or event's type, or "audio" for the client's binary frames."""
     message: Any
-    """The message as a dict, or the number of milliseconds of audio."""
+    """The frame as a dict, or the number of milliseconds of audio."""
 
 
 class Pair:
@@ -61,7 +68,7 @@ class Pair:
         dialect: Dialect = Dialect.DEEPGRAM,
         latency_s: float = 0.02,
     ) -> None:
-        self.now = 500.0
+        self.now = START
         self.latency_s = latency_s
         self.script = script or Script()
         self.session = Session(
@@ -70,9 +77,8 @@ class Pair:
             admission=Admission("request-1", dialect),
         )
         self.upstreams: dict[int, simulated.Conversation] = {}
-        self.transcript: list[Line] = []
-        self.events: list[tuple[float, str, dict[str, Any]]] = []
-        """Everything between session and upstream: when, "<" or ">", event."""
+        self.lines: list[Line] = []
+        """Everything that passed, in order."""
         self.notes: list[Note] = []
         self.closed: Close | None = None
         self._audio_checked: set[str] = set()
@@ -89,6 +95,8 @@ class Pair:
             if isinstance(message, dict)
             else voice_agent.encode(message)
         )
+        shown = msgspec.json.decode(frame)
+        self._line("client", ">", shown["type"], shown)
         self._perform(self.session.client_message(voice_agent.decode_client(frame), self.now))
         return self
 
@@ -118,13 +126,14 @@ class Pair:
 
     def until(self, *types: str, within: float = 60.0) -> "Pair":
         """Let time pass until the client has got messages of these types, in this order."""
-        seen = len(self.transcript)
+        seen = len(self.lines)
         wanted = list(types)
 
         def all_came() -> bool:
             nonlocal seen
-            while seen < len(self.transcript) and wanted:
-                if self.transcript[seen].what == wanted[0]:
+            while seen < len(self.lines) and wanted:
+                line = self.lines[seen]
+                if (line.side, line.way, line.what) == ("client", "<", wanted[0]):
                     wanted.pop(0)
                 seen += 1
             return not wanted
@@ -134,6 +143,11 @@ class Pair:
         return self
 
     # -- what the client saw ----------------------------------------------------------------------
+
+    @property
+    def transcript(self) -> list[Line]:
+        """What the client got."""
+        return [line for line in self.lines if line.side == "client" and line.way == "<"]
 
     def types(self) -> list[str]:
         """The types in order, runs of audio as one."""
@@ -148,7 +162,19 @@ class Pair:
 
     def sent(self, kind: str) -> list[dict[str, Any]]:
         """Events of a type that the session sent upstream."""
-        return [event for _, way, event in self.events if way == ">" and event["type"] == kind]
+        return [
+            line.message
+            for line in self.lines
+            if line.side == "upstream" and line.way == ">" and line.what == kind
+        ]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """The upstream's errors."""
+        return [
+            line.message["error"]
+            for line in self.lines
+            if line.side == "upstream" and line.what == "error"
+        ]
 
     def __str__(self) -> str:
         return "\n".join(f"{line.at:8.3f} {line.what} {line.message}" for line in self.transcript)
@@ -186,6 +212,9 @@ class Pair:
         heapq.heappush(self._arrivals, (self.now + self.latency_s, next(self._order), happens))
 
     def _audio_in(self, audio: bytes) -> None:
+        self._line(
+            "client", ">", "audio", self.session.applied.formats.upstream_input.ms(len(audio))
+        )
         plain = self.session.client_audio(audio, self.now)
         if plain is None:
             self._perform(self.session.client_media(audio, self.now))
@@ -200,7 +229,7 @@ class Pair:
                 case ToClient(message):
                     self._to_client(message)
                 case AudioToClient(audio):
-                    self._line("audio", self.session.upstream_output.ms(len(audio)))
+                    self._audio_out(audio)
                 case ToUpstream(leg, event):
                     self._to_upstream(leg, realtime.encode(event))
                 case AudioToUpstream(leg, audio):
@@ -224,18 +253,23 @@ class Pair:
 
     def _to_client(self, message: voice_agent.ServerMessage) -> None:
         frame = voice_agent.encode(message)
-        oracle.check_server_message(frame)
+        oracle.check_server_message(frame, component=self.session.component)
         shown = msgspec.json.decode(frame)
-        self._line(shown["type"], shown)
+        self._line("client", "<", shown["type"], shown)
 
-    def _line(self, what: str, message: Any) -> None:
-        self.transcript.append(Line(round(self.now - 500, 6), what, message))
+    def _audio_out(self, audio: bytes) -> None:
+        self._line("client", "<", "audio", self.session.upstream_output.ms(len(audio)))
+
+    def _line(
+        self, side: Literal["client", "upstream"], way: Literal["<", ">"], what: str, message: Any
+    ) -> None:
+        self.lines.append(Line(round(self.now - START, 6), side, way, what, message))
 
     def _to_upstream(self, leg: int, frame: str) -> None:
         event = msgspec.json.decode(frame)
         if self._is_new(event):
             oracle.check_client_event(frame)
-        self.events.append((self.now, ">", event))
+        self._line("upstream", ">", event["type"], event)
 
         def arrives() -> None:
             if leg in self.upstreams:
@@ -273,10 +307,11 @@ class Pair:
         if leg not in self.upstreams or self.closed:
             return
         event = realtime.decode_server(frame)
-        self.events.append((self.now, "<", msgspec.json.decode(frame)))
+        shown = msgspec.json.decode(frame)
+        self._line("upstream", "<", shown["type"], shown)
         if isinstance(event, realtime.ResponseOutputAudioDelta):
             audio = self.session.upstream_audio(leg, event, self.now)
             if audio is not None:
-                self._line("audio", self.session.upstream_output.ms(len(audio)))
+                self._audio_out(audio)
                 return
         self._perform(self.session.upstream_event(leg, event, self.now))

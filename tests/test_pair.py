@@ -73,8 +73,7 @@ def assert_settled(pair: Pair) -> None:
     assert session.response is None
     assert session.rounds == []
     assert session.lane == []
-    complaints = [e["error"] for _, way, e in pair.events if way == "<" and e["type"] == "error"]
-    assert [c for c in complaints if c.get("code") not in HARMLESS] == []
+    assert [c for c in pair.complaints() if c.get("code") not in HARMLESS] == []
 
 
 @pytest.mark.conformance("C-144", "C-202")
