@@ -104,6 +104,19 @@ def test_a_pause_shorter_than_the_silence_does_not_end_the_turn() -> None:
     assert only(heard, "input_audio_buffer.speech_stopped")["audio_end_ms"] == 1780
 
 
+def test_a_turn_too_short_to_be_committed_leaves_no_item() -> None:
+    client = Client()
+    client.configure(audio=vad(prefix_padding_ms=0, silence_duration_ms=0))
+    heard = client.hear(tone(0.06) + silence(0.02))
+    assert types(heard) == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+    ]
+    again = client.hear(tone(0.5) + silence(0.02))
+    assert types(again)[2:5] == COMMITTED
+    assert again[2]["item_id"] == again[0]["item_id"] != heard[0]["item_id"]
+
+
 def test_the_hum_of_a_room_does_not_keep_a_turn_open() -> None:
     client = Client()
     hum = tone(0.6, level=0.02)

@@ -266,6 +266,12 @@ REFUSED_EVENTS: list[tuple[str | bytes, str, str | None]] = [
         "response.conversation",
     ),
     (
+        '{"type":"response.create","response":{"input":[{"type":"message","role":"user",'
+        '"content":[{"type":"output_text","text":"x"}]}]}}',
+        "invalid_value",
+        "response.input[0].content[0].type",
+    ),
+    (
         '{"type":"response.create","response":{"input":[{"type":"item_reference","id":"x"}]}}',
         "invalid_value",
         "response.input[0].id",
@@ -347,6 +353,13 @@ def test_after_an_hour_the_session_expires_with_an_error_and_close_1001() -> Non
     assert client.say("response.create") == []
     assert client.hear(silence(1)) == []
     assert client.wait(4000) == []
+
+
+def test_a_request_that_comes_after_the_end_is_not_obeyed() -> None:
+    client = Client()
+    client.now += 4000
+    assert code(client.say("response.create")) == "session_expired"
+    assert client.hangup is not None
 
 
 def test_ids_are_unique_and_carry_the_connection() -> None:

@@ -273,8 +273,9 @@ class Conversation(msgspec.Struct, kw_only=True):
             )
         ]
         heard = self.ear.commit(until_judged=True)
-        if isinstance(heard, Refusal):  # A threshold of 0 and no silence: less than 100 ms.
+        if isinstance(heard, Refusal):  # Without padding and silence it may be under 100 ms.
             self.ear.clear()
+            self.speech_item = None
             return outputs
         outputs += self._commit(heard, now)
         detection = self.configuration.audio.input.turn_detection

@@ -145,7 +145,7 @@ class Ear(msgspec.Struct):
         step = bytes(self.buffer[first : first + self.format.nbytes(_STEP_MS)])
         loudness = np.sqrt(np.mean(np.square(samples(step, self.format), dtype=np.float64)))
         dbfs = 20 * np.log10(max(float(loudness), 1e-3) / 32768)
-        return max(0.0, (dbfs - _QUIETEST_DBFS) / (_LOUDEST_DBFS - _QUIETEST_DBFS))
+        return max(0.0, float(dbfs - _QUIETEST_DBFS) / (_LOUDEST_DBFS - _QUIETEST_DBFS))
 
     def _judge(self, level: float, threshold: float) -> None:
         self.peak = max(level, self.peak - _PEAK_FADES * _STEP_MS / 1000)

@@ -120,9 +120,6 @@ class Items(msgspec.Struct):
             return Refusal("invalid_tool_call_id", text)
         return wrong_content(item)
 
-    def lines(self) -> list[Line]:
-        return lines(self.order)
-
     def _called(self, call_id: str) -> bool:
         return any(
             stored.face.type == "function_call" and stored.face.call_id == call_id

@@ -166,7 +166,7 @@ class Response(msgspec.Struct):
         if not message.rest and not message.unsent:
             cut = self.answer.incomplete is not None and not self.answer.calls
             return self._close("incomplete" if cut else "completed")
-        if self._spent() >= self._budget():
+        if self._spent(message) >= self._budget():
             self.answer = msgspec.structs.replace(
                 self.answer, calls=(), fail=None, incomplete="max_output_tokens"
             )
@@ -344,12 +344,10 @@ class Response(msgspec.Struct):
             ),
         )
 
-    def _spent(self) -> int:
+    def _spent(self, message: Message) -> int:
         """Tokens so far, the message being said included."""
-        if not isinstance(self.current, Message):
-            return self.tokens
-        audio = math.ceil(self.current.item.audio_ms / MS_PER_AUDIO_TOKEN)
-        return self.tokens + _text_tokens(self.current.said) + audio
+        audio = math.ceil(message.item.audio_ms / MS_PER_AUDIO_TOKEN)
+        return self.tokens + _text_tokens(message.said) + audio
 
     def _budget(self) -> int:
         limit = self.manner.max_output_tokens
