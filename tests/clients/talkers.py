@@ -102,7 +102,7 @@ async def python_async(address: str, hear: Hear) -> AsyncIterator[Talker]:
         connecting = client.agent.v1.connect()
         connection = await run(connecting.__aenter__)
 
-        async def on_message(message: Any) -> None:
+        def on_message(message: Any) -> None:
             trio.from_thread.run_sync(hear, _plain(message), trio_token=token)
 
         token = trio.lowlevel.current_trio_token()
@@ -150,7 +150,8 @@ async def javascript(address: str, hear: Hear) -> AsyncIterator[Talker]:
         )
         talker = _NodeTalker(node)
         try:
-            await nursery.start(talker.listen, hear)
+            nursery.start_soon(talker.listen, hear)
+            await talker.opened.wait()
             yield talker
         finally:
             assert node.stdin is not None
@@ -159,6 +160,7 @@ async def javascript(address: str, hear: Hear) -> AsyncIterator[Talker]:
 
 class _NodeTalker:
     def __init__(self, node: trio.Process) -> None:
+        self.opened = trio.Event()
         self._node = node
         self._streamed = trio.Event()
 
@@ -180,8 +182,8 @@ class _NodeTalker:
         )
         await self._streamed.wait()
 
-    async def listen(self, hear: Hear, task_status: trio.TaskStatus[None]) -> None:
-        """Read the driver's lines until it ends; started once the connection is open."""
+    async def listen(self, hear: Hear) -> None:
+        """Read the driver's lines until it ends."""
         assert self._node.stdout is not None
         rest = b""
         async for some in self._node.stdout:
@@ -189,7 +191,7 @@ class _NodeTalker:
             for line in lines:
                 match msgspec.json.decode(line):
                     case {"opened": True}:
-                        task_status.started()
+                        self.opened.set()
                     case {"message": message}:
                         hear(message)
                     case {"audio": audio}:

@@ -7,6 +7,7 @@ no message.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import trio
@@ -72,19 +73,16 @@ async def tapped(far_end: str) -> AsyncIterator[Tap]:
             nursery.start_soon(downwards)
 
     async with trio.open_nursery() as nursery:
-
-        async def listen(task_status: trio.TaskStatus[Server]) -> None:
-            await serve(
-                pass_on,
-                0,
-                host="127.0.0.1",
-                compression=None,
-                max_size=None,
-                ping_interval=None,
-                task_status=task_status,
-            )
-
-        server = await nursery.start(listen)
+        listening = partial(
+            serve,
+            pass_on,
+            0,
+            host="127.0.0.1",
+            compression=None,
+            max_size=None,
+            ping_interval=None,
+        )
+        server: Server = await nursery.start(listening)
         port = server.listeners[0].socket.getsockname()[1]
         tap.url = f"ws://127.0.0.1:{port}"
         yield tap
