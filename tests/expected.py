@@ -45,6 +45,19 @@ class Captured:
         return f"<{self.name}{f' = {self.values[0]!r}' if self.values else ''}>"
 
 
+class About:
+    """Equal to a number but for rounding."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int | float) and abs(other - self.value) < 1e-6
+
+    def __repr__(self) -> str:
+        return f"about {self.value}"
+
+
 Wire: TypeAlias = Mapping[str, Any]
 """A message or event as it is on the wire."""
 Expected: TypeAlias = "str | Wire | msgspec.Struct"

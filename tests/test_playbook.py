@@ -26,7 +26,7 @@ from relay.session.actions import (
     ToUpstream,
 )
 from relay.session.facts import ClientGone, Loss, UpstreamGone
-from tests.expected import ABSENT, ANY, Captured, difference, like
+from tests.expected import ABSENT, ANY, About, Captured, difference, like
 from tests.playbook import ClientFrame, Mismatch, Playbook, UpstreamFrame, all_over, forget
 
 
@@ -360,6 +360,9 @@ def test_captured_values_are_the_same_from_then_on() -> None:
         ({"a": True}, {"a": 1}, "a: 1 is not True"),
         ({"a": 1.0}, {"a": 1}, None),
         ({"a": ANY}, {}, "a: is missing"),
+        ({"a": About(0.3)}, {"a": 0.1 + 0.2}, None),
+        ({"a": About(0.3)}, {"a": 0.31}, "a: 0.31 is not about 0.3"),
+        ({"a": About(0.3)}, {"a": None}, "a: None is not about 0.3"),
     ],
 )
 def test_expectations_are_partial_for_objects_only(
