@@ -10,6 +10,7 @@ import signal
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -18,12 +19,13 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from relay import admission, config, systemd, wire
+from relay import admission, bridge, config, systemd, wire
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.probe import probe
 from relay.ready import write_ready_file
-from relay.session.facts import Admission
+from relay.session import Admission, Session
+from relay.session.actions import Target
 from relay.simulator import server as simulator
 
 Converse: TypeAlias = Callable[[wire.Leg, Admission, trio.Event], Awaitable[None]]
@@ -200,8 +202,6 @@ class Relay:
 
 async def _conversation(configured: Config, address: Address, nursery: trio.Nursery) -> Converse:
     """Who holds the conversations, with which upstream; the simulator is started and probed."""
-    from relay import bridge
-
     if address.simulated:
         options = simulator.Options(script=configured.simulator)
         served = await nursery.start(simulator.serve_simulator, options)
@@ -210,7 +210,21 @@ async def _conversation(configured: Config, address: Address, nursery: trio.Nurs
         if found.fault is not None:
             raise RuntimeError(f"the simulator does not answer: {found.fault}")
         log.info("the simulator answers", after_s=round(found.seconds, 3))
-    return partial(bridge.run, configured, address)
+
+    def dial(target: Target) -> AbstractAsyncContextManager[wire.Leg]:
+        return wire.dial(
+            address.url_for(target.model),
+            headers=address.headers,
+            deadline_s=configured.session.upstream_step_s,
+        )
+
+    async def converse(leg: wire.Leg, admitted: Admission, going_away: trio.Event) -> None:
+        session = Session(
+            options=configured.session, mapping=configured.mapping_options, admission=admitted
+        )
+        await bridge.run(leg, session, dial, going_away)
+
+    return converse
 
 
 def _report(faults: ExceptionGroup[Exception]) -> None:

@@ -1,0 +1,396 @@
+"""bridge: one connection. It carries frames between two sockets and a session, and performs what
+the session asks for.
+
+It knows trio, the clock and both codecs, and decides nothing: what a message means is the session's
+affair, how a socket behaves is the wire's. One nursery owns everything of a connection: a pump for
+the client, one task for each upstream leg (dial, then pump), the alarm clock, endpoint calls. Pumps
+only post, so none of them waits for the other side, and between hearing of something and having
+posted all that follows from it there is no checkpoint: no two steps of a session mix.
+
+At the client's edge are the ears and the mouth: the session knows the upstream's formats only.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeAlias, assert_never
+
+import structlog
+import trio
+
+from relay import realtime, voice_agent
+from relay.audio.transcode import transcoder
+from relay.audio.wav import streaming_header
+from relay.session import ClientGone, Loss, Session, UpstreamGone
+from relay.session.actions import (
+    Action,
+    AudioDropped,
+    AudioEnds,
+    AudioToClient,
+    AudioToUpstream,
+    CallEndpoint,
+    CancelEndpoint,
+    Close,
+    Dial,
+    Hangup,
+    Note,
+    Redeliver,
+    SetFormats,
+    Target,
+    ToClient,
+    ToUpstream,
+)
+from relay.wire import DialFailed, Frame, Leg, LegGone
+
+Dialler: TypeAlias = Callable[[Target], contextlib.AbstractAsyncContextManager[Leg]]
+"""Opens an upstream leg for as long as the block lasts, and says goodbye to it however that ends;
+raises DialFailed on entry. See `relay.wire.dial`."""
+
+log = structlog.get_logger()
+
+
+class Functions(Protocol):
+    """Calls server-side functions over HTTP."""
+
+    async def __call__(self, call: CallEndpoint) -> tuple[str, bool]:
+        """The output, and whether it is one: False makes it the description of a failure. Failures
+        of the endpoint are answers; what this raises is a mistake of ours."""
+
+
+async def no_functions(call: CallEndpoint) -> tuple[str, bool]:
+    """The feature is off: every call fails, and the model is told so."""
+    return "Functions on the server are not enabled.", False
+
+
+async def run(
+    client: Leg,
+    session: Session,
+    dial: Dialler,
+    going_away: trio.Event,
+    *,
+    functions: Functions = no_functions,
+    wall: Callable[[], float] = time.time,
+) -> None:
+    """Hold one conversation to its end; returns when nothing of it is left.
+
+    The client's leg is the caller's, but when this returns its goodbye has been said. `going_away`
+    says that the daemon stops (C-192). A mistake of ours is logged with its traceback and ends this
+    conversation, in the protocol's words, and no other.
+    """
+    await _Bridge(client, session, dial, functions, wall).run(going_away)
+
+
+class _Bridge:
+    """The tasks of one connection and what they share."""
+
+    def __init__(
+        self,
+        client: Leg,
+        session: Session,
+        dial: Dialler,
+        functions: Functions,
+        wall: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._session = session
+        self._dial = dial
+        self._functions = functions
+        self._wall = wall
+        self._upstreams: dict[int, _Upstream] = {}  # those not hung up
+        self._calls: dict[str, trio.CancelScope] = {}
+        self._ears_and_mouth: _EarsAndMouth | None = None
+        self._backlog_ms = 0.0  # what the session was last told of it
+        self._alarm = trio.CancelScope()
+        self._over = trio.Event()
+        self._close: Close | None = None
+
+    async def run(self, going_away: trio.Event) -> None:
+        async with trio.open_nursery() as self._nursery:
+            self._tell(lambda now: self._session.opened(now, self._wall()))
+            self._nursery.start_soon(self._hear_client)
+            self._nursery.start_soon(self._keep_time)
+            self._nursery.start_soon(self._leave, going_away)
+            await self._over.wait()
+            for leg in list(self._upstreams):
+                self._hang_up(leg)  # their goodbyes are said while ours is
+            if self._close is not None:
+                log.info("closing", code=self._close.code, reason=self._close.reason)
+                await self._client.goodbye(self._close.code, self._close.reason)
+            self._nursery.cancel_scope.cancel()
+
+    # -- the client -------------------------------------------------------------------------------
+
+    async def _hear_client(self) -> None:
+        with self._blame_on_us():
+            try:
+                while True:
+                    self._client_frame(await self._client.receive())
+            except LegGone as gone:
+                end = ClientGone(gone.code, gone.reason)
+            if not self._over.is_set():
+                log.info("client gone", code=end.code, reason=end.reason)
+                self._tell(lambda now: self._session.client_gone(end, now))
+                self._over.set()
+
+    def _client_frame(self, frame: Frame) -> None:
+        limit = self._session.options.max_client_frame_bytes
+        if len(frame) > limit or (isinstance(frame, str) and not _fits(frame, limit)):
+            size = len(frame.encode()) if isinstance(frame, str) else len(frame)
+            self._tell(lambda now: self._session.client_too_big(size, now))
+        elif isinstance(frame, bytes):
+            self._client_audio(frame)
+        else:
+            message = voice_agent.decode_client(frame)
+            self._tell(lambda now: self._session.client_message(message, now))
+
+    def _client_audio(self, frame: bytes) -> None:
+        # The hot path: nothing is allocated here but what the frame itself becomes.
+        if self._over.is_set():
+            return
+        chunk = self._ears_and_mouth.ears.feed(frame) if self._ears_and_mouth else None
+        if chunk is not None:
+            audio = self._session.client_audio(chunk, trio.current_time())
+            if audio is not None and self._session.live is not None:
+                self._append(self._session.live.number, audio)
+                return
+        heard = frame if chunk is None else chunk
+        self._tell(lambda now: self._session.client_media(heard, now))
+
+    def _say(self, frames: Iterator[tuple[bytes, float]]) -> None:
+        for frame, audio_ms in frames:
+            self._client.post(frame, audio_ms)
+
+    # -- upstream legs ----------------------------------------------------------------------------
+
+    async def _hold_upstream(self, number: int, upstream: "_Upstream", target: Target) -> None:
+        with self._blame_on_us(), upstream.scope:
+            try:
+                async with self._dial(target) as leg:
+                    upstream.leg = leg
+                    if self._holds(number):  # else a late success (C-236)
+                        self._tell(
+                            lambda now: self._session.upstream_opened(number, now, self._wall())
+                        )
+                        await self._hear_upstream(number, leg)
+            except DialFailed as failed:
+                how = Loss.UNREACHABLE if failed.status is None else Loss.REFUSED
+                self._upstream_gone(number, UpstreamGone(how, failed.status, reason=failed.reason))
+
+    async def _hear_upstream(self, number: int, leg: Leg) -> None:
+        try:
+            while True:
+                frame = await leg.receive()
+                if not self._holds(number):
+                    return
+                self._upstream_frame(number, frame)
+        except LegGone as gone:
+            how = Loss.LOST if gone.code is None else Loss.CLOSED
+            self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=gone.reason))
+
+    def _upstream_frame(self, number: int, frame: Frame) -> None:
+        event = realtime.decode_server(frame)
+        if isinstance(event, realtime.ResponseOutputAudioDelta) and self._ears_and_mouth:
+            audio = self._session.upstream_audio(number, event, trio.current_time())
+            if audio is not None:
+                self._say(self._ears_and_mouth.spoken(audio))
+                return
+        self._tell(lambda now: self._session.upstream_event(number, event, now))
+
+    def _upstream_gone(self, number: int, gone: UpstreamGone) -> None:
+        if self._holds(number):
+            del self._upstreams[number]
+            self._tell(lambda now: self._session.upstream_gone(number, gone, now))
+
+    def _append(self, number: int, audio: bytes) -> None:
+        upstream = self._upstreams.get(number)
+        if upstream is not None and upstream.leg is not None and self._ears_and_mouth is not None:
+            audio_ms = self._ears_and_mouth.upstream_input.ms(len(audio))
+            upstream.leg.post(realtime.encode_append(audio), audio_ms)
+            if upstream.leg.shed_audio_ms and not upstream.shedding:
+                upstream.shedding = True
+                log.info("upstream does not keep up, oldest audio dropped", leg=number)
+
+    def _holds(self, number: int) -> bool:
+        return number in self._upstreams and not self._over.is_set()
+
+    def _hang_up(self, number: int) -> None:
+        upstream = self._upstreams.pop(number, None)
+        if upstream is not None:
+            upstream.scope.cancel()
+
+    # -- time, endpoints, and the daemon's end ----------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        with self._blame_on_us():
+            while True:
+                with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
+                    await trio.sleep_forever()
+                self._tell(self._session.deadline_passed)
+
+    async def _call(self, call: CallEndpoint, scope: trio.CancelScope) -> None:
+        with self._blame_on_us(), scope:
+            output, ok = await self._functions(call)
+            if self._calls.get(call.call) is scope:
+                del self._calls[call.call]
+                self._tell(lambda now: self._session.endpoint_answered(call.call, output, ok, now))
+
+    async def _leave(self, going_away: trio.Event) -> None:
+        with self._blame_on_us():
+            await going_away.wait()
+            self._tell(self._session.going_away)
+
+    # -- one step ---------------------------------------------------------------------------------
+
+    def _tell(self, what_happened: Callable[[float], list[Action]]) -> None:
+        """Tell the session of something, unless it is over, and do what it answers."""
+        if self._over.is_set():
+            return
+        with self._blame_on_us():
+            unsent = self._client.unsent_audio_ms
+            if unsent or self._backlog_ms:
+                self._session.client_backlog(unsent)
+                self._backlog_ms = unsent
+            self._perform(what_happened(trio.current_time()))
+
+    def _perform(self, actions: list[Action]) -> None:
+        redelivered: list[voice_agent.ClientMessage | bytes] = []
+        for action in actions:
+            match action:
+                case AudioToClient(audio=audio):
+                    self._say(self._formatted.spoken(audio))
+                case AudioToUpstream(leg=leg, audio=audio):
+                    self._append(leg, audio)
+                case ToClient(message=message):
+                    self._client.post(voice_agent.encode(message))
+                case ToUpstream(leg=leg, event=event):
+                    self._post_upstream(leg, event)
+                case AudioEnds():
+                    self._say(self._formatted.ending())
+                case AudioDropped():
+                    self._client.drop_audio()
+                    self._backlog_ms = 0.0
+                    self._formatted.fall_silent()
+                case SetFormats():
+                    self._ears_and_mouth = _EarsAndMouth(action)
+                case Redeliver(frames=frames):
+                    redelivered += frames
+                case Dial(leg=leg, target=target):
+                    self._upstreams[leg] = upstream = _Upstream()
+                    self._nursery.start_soon(self._hold_upstream, leg, upstream, target)
+                case Hangup(leg=leg):
+                    self._hang_up(leg)
+                case CallEndpoint():
+                    self._calls[action.call] = scope = trio.CancelScope()
+                    self._nursery.start_soon(self._call, action, scope)
+                case CancelEndpoint(call=call):
+                    self._calls.pop(call, trio.CancelScope()).cancel()
+                case Note():
+                    _write(action)
+                case Close():
+                    self._close = action
+                    self._over.set()
+                case _:
+                    assert_never(action)
+        self._set_alarm()
+        for frame in redelivered:
+            if isinstance(frame, bytes):
+                self._client_audio(frame)
+            else:
+                self._redeliver(frame)
+
+    def _redeliver(self, message: voice_agent.ClientMessage) -> None:
+        self._tell(lambda now: self._session.client_message(message, now))
+
+    def _post_upstream(self, number: int, event: realtime.ClientEvent) -> None:
+        upstream = self._upstreams.get(number)
+        if upstream is not None and upstream.leg is not None:
+            upstream.leg.post(realtime.encode(event))
+
+    @property
+    def _formatted(self) -> "_EarsAndMouth":
+        if self._ears_and_mouth is None:
+            raise RuntimeError("audio before SetFormats")
+        return self._ears_and_mouth
+
+    def _set_alarm(self) -> None:
+        # Only ever earlier: a deadline that was put off is noticed when the alarm rings in vain.
+        due = self._session.next_deadline()
+        if due < self._alarm.deadline:
+            self._alarm.deadline = due
+
+    @contextlib.contextmanager
+    def _blame_on_us(self) -> Iterator[None]:
+        """What a session or codec raises is a bug: it ends this connection, in words (C-177)."""
+        try:
+            yield
+        except Exception:
+            log.exception("conversation failed")
+            if not self._over.is_set():
+                code = "INTERNAL_SERVER_ERROR"
+                error = voice_agent.Error(description="The relay failed.", code=code)
+                self._client.post(voice_agent.encode(error))
+                self._close = Close(1011, code)
+                self._over.set()
+
+
+class _Upstream:
+    """An upstream leg from its Dial to its Hangup."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        """Cancelled to stop the dialling, or the listening; the leg's goodbye follows from it."""
+        self.leg: Leg | None = None
+        self.shedding = False
+
+
+class _EarsAndMouth:
+    """The client's edge: its formats outside, the upstream's inside."""
+
+    def __init__(self, formats: SetFormats) -> None:
+        self.upstream_input = formats.upstream_input
+        self.ears = transcoder(formats.client_input, formats.upstream_input)
+        self._mouth = transcoder(formats.upstream_output, formats.client_output)
+        self._output = formats.client_output
+        self._header = streaming_header(formats.client_output) if formats.wav_header else b""
+        self._begun = False
+
+    def spoken(self, audio: bytes) -> Iterator[tuple[bytes, float]]:
+        """Binary frames for the client, and how many milliseconds each lasts."""
+        return self._framed(self._mouth.feed(audio))
+
+    def ending(self) -> Iterator[tuple[bytes, float]]:
+        """The last frames of an utterance."""
+        tail = self._mouth.flush()
+        yield from self._framed(tail)
+        self._begun = False
+
+    def fall_silent(self) -> None:
+        """Forget the utterance."""
+        self._mouth.reset()
+        self._begun = False
+
+    def _framed(self, audio: bytes) -> Iterator[tuple[bytes, float]]:
+        if not audio:
+            return
+        header = b"" if self._begun else self._header
+        self._begun = True
+        for frame in self._output.frames(header + audio):
+            yield frame, self._output.ms(len(frame) - len(header))
+            header = b""
+
+
+def _fits(text: str, limit: int) -> bool:
+    """Whether text has at most `limit` bytes."""
+    return len(text) * 4 <= limit or text.isascii() or len(text.encode()) <= limit
+
+
+def _write(note: Note) -> None:
+    match note.level:
+        case "debug":
+            log.debug(note.event, **note.fields)
+        case "info":
+            log.info(note.event, **note.fields)
+        case "warning":
+            log.warning(note.event, **note.fields)
+        case _:
+            assert_never(note.level)
