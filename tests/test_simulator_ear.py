@@ -126,6 +126,14 @@ def test_the_hum_of_a_room_does_not_keep_a_turn_open() -> None:
     assert only(heard, "input_audio_buffer.speech_stopped")["audio_end_ms"] == 600 + 1500
 
 
+def test_a_loud_click_before_quiet_speech_does_not_make_it_a_pause() -> None:
+    quiet = tone(1.5, level=0.02)
+    heard = Client().hear(
+        silence(0.3) + tone(0.04, level=0.9) + silence(0.2) + quiet + silence(0.6)
+    )
+    assert only(heard, "input_audio_buffer.speech_stopped")["audio_end_ms"] == 540 + 1500 + 500
+
+
 @pytest.mark.parametrize(("eagerness", "ms"), [("high", 400), ("auto", 800), ("low", 1600)])
 def test_semantic_vad_waits_by_eagerness(eagerness: str, ms: int) -> None:
     client = Client()

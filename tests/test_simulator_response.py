@@ -157,6 +157,8 @@ def test_usage_counts_text_and_audio() -> None:
     assert usage["input_token_details"]["text_tokens"] == 10 + 2
     assert usage["output_token_details"] == {"text_tokens": 4, "audio_tokens": 20}
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] == 12 + 24
+    own = only(client.respond(instructions="x" * 400, input=[]), "response.done")["response"]
+    assert own["usage"]["input_tokens"] == 100
 
 
 @pytest.mark.parametrize(
