@@ -200,8 +200,32 @@ async def dial(
     address = _Address.of(url)
     deadline = trio.current_time() + deadline_s
     stream = await _connected(address, ssl_context, deadline, deadline_s)
+    opened = dial_over(
+        stream,
+        url,
+        headers=headers,
+        deadline_s=deadline - trio.current_time(),
+        limits=limits,
+        subprotocols=subprotocols,
+    )
+    async with opened as leg:
+        yield leg
+
+
+@contextlib.asynccontextmanager
+async def dial_over(
+    stream: trio.abc.Stream,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    deadline_s: float = 10.0,
+    limits: Limits = UPSTREAM_LEG,
+    subprotocols: Iterable[str] = (),
+) -> "AsyncIterator[Leg]":
+    """The rest of `dial`, over a stream that is connected; closes it."""
+    deadline = trio.current_time() + deadline_s
+    address = _Address.of(url)
     leg = Leg(stream, limits, client=True)
-    extra_headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()]
 
     async def opening(nursery: trio.Nursery, line: _Line) -> trio_websocket.WebSocketConnection:
         return await trio_websocket.wrap_client_stream(
@@ -211,7 +235,7 @@ async def dial(
             address.host_header,
             address.resource,
             subprotocols=subprotocols,
-            extra_headers=extra_headers,
+            extra_headers=_encoded((headers or {}).items()),
             message_queue_size=_QUEUED_MESSAGES,
             max_message_size=limits.max_message,
             receive_buffer_size=None,
@@ -221,7 +245,7 @@ async def dial(
         async with leg._alive(opening, deadline):
             yield leg
     except _NotOpened as failure:
-        raise _why_not(failure, deadline_s) from failure.__cause__
+        raise _why_not(failure) from failure.__cause__
 
 
 class Leg:
@@ -689,7 +713,6 @@ async def _converse(
     stream: trio.abc.Stream, request: Request, accept: Accept, early: bytes
 ) -> None:
     leg = Leg(stream, accept.limits, client=False, head=_clean_head(request, accept), early=early)
-    headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in accept.headers]
 
     async def opening(nursery: trio.Nursery, line: _Line) -> trio_websocket.WebSocketConnection:
         asked = await trio_websocket.wrap_server_stream(
@@ -699,7 +722,9 @@ async def _converse(
             max_message_size=accept.limits.max_message,
             receive_buffer_size=None,
         )
-        return await asked.accept(subprotocol=accept.subprotocol, extra_headers=headers)
+        return await asked.accept(
+            subprotocol=accept.subprotocol, extra_headers=_encoded(accept.headers)
+        )
 
     try:
         async with leg._alive(opening, trio.current_time() + HEAD_S):
@@ -711,6 +736,10 @@ async def _converse(
     except _NotOpened as failure:
         if not isinstance(failure.__cause__, _Vanished | None):
             raise
+
+
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 def _clean_head(request: Request, accept: Accept) -> bytes:
@@ -869,10 +898,10 @@ def _verifying() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _why_not(failure: _NotOpened, deadline_s: float) -> DialFailed:
+def _why_not(failure: _NotOpened) -> DialFailed:
     match failure.__cause__:
         case None:
-            return DialFailed(None, f"no answer to the upgrade within {deadline_s:g} s")
+            return DialFailed(None, "no answer to the upgrade in time")
         case _Refused(status=status):
             return DialFailed(status, f"HTTP status {status}")
         case _Vanished() as vanished:

@@ -1134,7 +1134,7 @@ async def test_a_dial_that_takes_too_long_says_so(
     async with nothing_left():
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
-        with pytest.raises(DialFailed, match="no answer to the upgrade within 10 s"):
+        with pytest.raises(DialFailed, match="no answer to the upgrade in time"):
             async with dial(url):
                 raise AssertionError
         await listener.aclose()
