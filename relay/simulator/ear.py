@@ -26,9 +26,9 @@ _ONSET_MS = 60
 """Speech must last this long before it counts, so that a click does not."""
 _QUIETEST_DBFS, _LOUDEST_DBFS = -60.0, -20.0
 """Levels that count as 0 and as 1; the default threshold of 0.5 lies at -40 dBFS."""
-_PAUSE = 0.4
-"""So far below the speaker's recent peak, on the same scale (16 dB), is a pause."""
-_PEAK_FADES = 0.1
+_PAUSE = 0.25
+"""So far below the speaker's recent peak, on the same scale (10 dB), is a pause, however noisy."""
+_PEAK_FADES = 0.05
 """How much of the scale the recent peak loses in a second: somebody else may be quieter."""
 _IDLE_KEPT_MS = 10_000
 """How much of what is not speech stays in the buffer while turns are detected."""
