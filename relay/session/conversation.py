@@ -152,7 +152,7 @@ class Session(State, kw_only=True):
             or live is None
             or live.number != leg
             or response.interrupted
-            or response.voice_item is None
+            or response.first_audio_at is None
             or response.voice_item != event.item_id
             or response.id != event.response_id
             or response.carry

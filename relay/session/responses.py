@@ -153,7 +153,7 @@ def slow(s: State) -> None:
 
 def item_added(s: State, event: realtime.ResponseOutputItemAdded) -> None:
     """An output item begins; a model's message has no content yet (L-42)."""
-    response = _live(s, event.response_id)
+    response = _live(s, event.response_id, event.item.id or "")
     if response is not None and event.item.id:
         item = _item(response, event.item.id, event.output_index)
         item.is_message = event.item.type == "message"
@@ -165,7 +165,7 @@ def text_delta(
     s: State,
     event: realtime.ResponseOutputAudioTranscriptDelta | realtime.ResponseOutputTextDelta,
 ) -> None:
-    response = _live(s, event.response_id)
+    response = _live(s, event.response_id, event.item_id)
     if response is None:
         return
     _began(s, response)
@@ -177,7 +177,7 @@ def text_delta(
 
 
 def arguments_delta(s: State, event: realtime.ResponseFunctionCallArgumentsDelta) -> None:
-    response = _live(s, event.response_id)
+    response = _live(s, event.response_id, event.item_id)
     if response is None:
         return
     _began(s, response)
@@ -187,7 +187,7 @@ def arguments_delta(s: State, event: realtime.ResponseFunctionCallArgumentsDelta
 
 def arguments_done(s: State, event: realtime.ResponseFunctionCallArgumentsDone) -> None:
     """The exact API says more in the item's done (L-41); here only where no item was announced."""
-    response = _live(s, event.response_id)
+    response = _live(s, event.response_id, event.item_id)
     if response is None or ((known := response.items.get(event.item_id)) and known.announced):
         return
     _began(s, response)
@@ -202,7 +202,7 @@ def arguments_done(s: State, event: realtime.ResponseFunctionCallArgumentsDone) 
 
 def text_done(s: State, response_id: str, item_id: str, index: int, content: str) -> None:
     """The text of a message item is complete, by whichever event says so first (L-14, C-133)."""
-    response = _live(s, response_id)
+    response = _live(s, response_id, item_id)
     if response is None:
         return
     item = _item(response, _item_id(response, item_id, index), index)
@@ -215,7 +215,7 @@ def text_done(s: State, response_id: str, item_id: str, index: int, content: str
 
 def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) -> None:
     """Audio that is not the plain case: the first of a response or item, or odd, or empty."""
-    response = _live(s, event.response_id)
+    response = _live(s, event.response_id, event.item_id)
     if response is None:
         return  # C-149, C-222
     s.bad_audio = 0
@@ -223,6 +223,7 @@ def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) ->
     item_id = _item_id(response, event.item_id, event.output_index)
     if item_id != response.voice_item:
         audio_done(s, response)
+        response.voice_item = item_id
     width = s.upstream_output.sample_bytes
     data = response.carry + event.delta
     whole = len(data) - len(data) % width
@@ -231,7 +232,6 @@ def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) ->
         return
     _began(s, response)
     leg.voiced = True
-    response.voice_item = item_id
     _item(response, item_id, event.output_index)
     if response.first_audio_at is None:
         response.first_audio_at = s.now
@@ -255,7 +255,7 @@ def audio_done(s: State, response: Response) -> None:
 
 
 def item_audio_done(s: State, event: realtime.ResponseOutputAudioDone) -> None:
-    response = _live(s, event.response_id)
+    response = _live(s, event.response_id, event.item_id)
     if response is None:
         return
     item_id = _item_id(response, event.item_id, event.output_index)
@@ -268,7 +268,7 @@ def item_audio_done(s: State, event: realtime.ResponseOutputAudioDone) -> None:
 
 def item_done(s: State, event: realtime.ResponseOutputItemDone) -> None:
     """An output item is final: a call to announce, or text that came no other way."""
-    response = _live(s, event.response_id)
+    response = _live(s, event.response_id, event.item.id or "")
     if response is None or not event.item.id:
         return
     item = _item(response, event.item.id, event.output_index)
@@ -320,7 +320,7 @@ def interrupt(s: State) -> None:
     if response is None or response.interrupted:
         return
     response.interrupted = True
-    response.carry = b""
+    response.carry, response.voice_item = b"", None  # the mouth was told to forget
     s.disarm(Timer.SLOW_THINK)
     _say_heard(s, response)
 
@@ -364,6 +364,7 @@ def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
 
 
 def _remember(s: State, ended: Response) -> None:
+    s.past_items = [*s.past_items, *filter(None, ended.items)][-4 * REMEMBERED :]
     if ended.id:
         s.ended = [*s.ended, ended.id][-REMEMBERED:]
 
@@ -453,9 +454,12 @@ def _is_answered(waiting: Want, answers_turn: bool) -> bool:
     return answers_turn or waiting.reason is Reason.ROUND_DONE
 
 
-def _live(s: State, response_id: str) -> Response | None:
-    """The live response, if the event is of it and it was not interrupted (C-222). Output of a
-    response that was never created, and never ended, creates it: some servers omit the event."""
+def _live(s: State, response_id: str, item_id: str) -> Response | None:
+    """The live response, if the event is of it, it was not interrupted (C-222), and the item is no
+    earlier one's (C-224). Output of a response that was never created, and never ended, creates it:
+    some servers omit the event."""
+    if item_id in s.past_items:
+        return None
     if s.response is None and s.live is not None and response_id not in s.ended:
         s.live.infers_ends = s.live.infers_ends or not s.live.creates_responses
         _begin(s, realtime.Response(id=response_id), s.live)

@@ -341,6 +341,9 @@ class State(msgspec.Struct, kw_only=True):
     """Items of ours that the upstream has not shown, oldest first."""
     response: Response | None = None
     ended: list[str] = []
+    """Ids of the last responses that ended..."""
+    past_items: list[str] = []
+    """...and of their items."""
     backlog_ms: float = 0.0
     """Agent audio that was posted and is not yet written, as the shell last said."""
     playback: Playback = msgspec.field(default_factory=Playback)
