@@ -218,7 +218,7 @@ def _run(command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
     """Run a command to its exit code."""
     try:
         return trio.run(command, *arguments)
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         return _verdict(error)
 
 

@@ -29,7 +29,8 @@ from relay.session.actions import Target
 from relay.simulator import server as simulator
 
 Converse: TypeAlias = Callable[[wire.Leg, Admission, trio.Event], Awaitable[None]]
-"""Holds one conversation over a client's leg. The event says that the daemon is going away."""
+"""Holds one conversation over a client's leg, to its end. The event says that the daemon is going
+away."""
 Listener: TypeAlias = trio.SocketListener | trio.SSLListener[trio.SocketStream]
 Listeners: TypeAlias = list[Listener]
 
@@ -119,9 +120,9 @@ async def running(
         keys = config.keys(configured, environment)
         _announce(address, environment)
         nursery = await stack.enter_async_context(trio.open_nursery())
-        relay = Relay(configured, keys, await _conversation(configured, address, nursery))
+        relay = Relay(configured, keys, await _conversations(configured, address, nursery))
         relay.urls = [url_of(listener) for listener in listeners]
-        nursery.start_soon(partial(trio.serve_listeners, relay.connection, listeners))
+        await nursery.start(trio.serve_listeners, relay.connection, listeners)
         nursery.start_soon(systemd.watchdog, environment)
         yield relay
         nursery.cancel_scope.cancel()
@@ -200,8 +201,8 @@ class Relay:
                 log.info("disconnected", lasted_s=round(trio.current_time() - began, 3))
 
 
-async def _conversation(configured: Config, address: Address, nursery: trio.Nursery) -> Converse:
-    """Who holds the conversations, with which upstream; the simulator is started and probed."""
+async def _conversations(configured: Config, address: Address, nursery: trio.Nursery) -> Converse:
+    """Who holds the conversations, with this upstream; the simulator is started and probed."""
     if address.simulated:
         options = simulator.Options(script=configured.simulator)
         served = await nursery.start(simulator.serve_simulator, options)
@@ -210,18 +211,19 @@ async def _conversation(configured: Config, address: Address, nursery: trio.Nurs
         if found.fault is not None:
             raise RuntimeError(f"the simulator does not answer: {found.fault}")
         log.info("the simulator answers", after_s=round(found.seconds, 3))
+    mapping = configured.mapping_options
+    trust = ssl.create_default_context() if address.url.startswith("wss:") else None
 
     def dial(target: Target) -> AbstractAsyncContextManager[wire.Leg]:
         return wire.dial(
             address.url_for(target.model),
             headers=address.headers,
             deadline_s=configured.session.upstream_step_s,
+            ssl_context=trust,
         )
 
     async def converse(leg: wire.Leg, admitted: Admission, going_away: trio.Event) -> None:
-        session = Session(
-            options=configured.session, mapping=configured.mapping_options, admission=admitted
-        )
+        session = Session(options=configured.session, mapping=mapping, admission=admitted)
         await bridge.run(leg, session, dial, going_away)
 
     return converse

@@ -6,14 +6,14 @@ The conversation is a fake here; the sockets are real.
 import contextlib
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import structlog
 import trio
 import trustme
+from trio.testing import wait_all_tasks_blocked
 
 from relay import server, wire
 from relay.config import Auth, Config, ConfigError, Listen
@@ -61,7 +61,7 @@ async def serving(
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(trio.serve_listeners, relay.connection, listeners))
+        await nursery.start(trio.serve_listeners, relay.connection, listeners)
         yield relay, f"127.0.0.1:{port}"
         nursery.cancel_scope.cancel()
 
@@ -92,12 +92,6 @@ async def close_code(leg: wire.Leg) -> int | None:
             await leg.receive()
     except wire.LegGone as gone:
         return gone.code
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
-        while not condition():
-            await trio.lowlevel.checkpoint()
 
 
 async def test_health_pages_answer_on_the_public_port() -> None:
@@ -133,7 +127,7 @@ async def test_a_client_is_admitted_with_the_dialect_of_its_path() -> None:
             assert relay.live.value == 1
         async with wire.dial(f"ws://{address}/openai") as leg:
             assert await leg.receive() == f"{talkers.admissions[1].request_id} component"
-        await until(lambda: relay.live.value == 0)
+        await relay.live.wait_value(0)
     assert [admitted.dialect for admitted in talkers.admissions] == list(Dialect)
 
 
@@ -223,7 +217,7 @@ async def test_while_draining_nobody_is_admitted_and_who_is_there_may_finish() -
     ):
         await leg.receive()
         nursery.start_soon(relay.drain)
-        await until(lambda: relay.draining)
+        await wait_all_tasks_blocked()
         assert await refusal(address) == 503
         assert (await fetch(address, "/healthz"))[0] == 200
         assert relay.live.value == 1
@@ -268,7 +262,7 @@ async def test_with_a_certificate_it_serves_wss_only(tmp_path: Path) -> None:
     listeners = await server.open_listeners(configured, {})
     relay = Relay(configured, {}, Talkers())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(trio.serve_listeners, relay.connection, listeners))
+        await nursery.start(trio.serve_listeners, relay.connection, listeners)
         url = server.url_of(listeners[0])
         assert url.startswith("wss://127.0.0.1:")
         async with wire.dial(url + AGENT, ssl_context=trusting) as leg:
