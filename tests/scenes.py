@@ -10,7 +10,7 @@ Unless a test says otherwise, History is off: it would double every text.
 from typing import Any
 
 from relay.session import Session
-from relay.session.facts import Admission, Dialect
+from relay.session.facts import Admission, Dialect, UpstreamTraits
 from relay.session.options import SessionOptions
 from relay.settings import MappingOptions
 from tests.expected import Wire, like
@@ -93,7 +93,11 @@ def request(call: str, name: str = "f", arguments: str = "{}") -> Wire:
 
 
 def opened(
-    *, component: bool = False, mapping: MappingOptions | None = None, **options: Any
+    *,
+    component: bool = False,
+    mapping: MappingOptions | None = None,
+    ends_responses: bool = True,
+    **options: Any,
 ) -> Playbook:
     """Connected and welcomed, with these session options."""
     dialect = Dialect.COMPONENT if component else Dialect.DEEPGRAM
@@ -101,6 +105,7 @@ def opened(
         options=SessionOptions(**options),
         mapping=mapping or MappingOptions(),
         admission=Admission("request-1", dialect),
+        upstreams=(UpstreamTraits(ends_responses),),
     )
     return Playbook(session, component).opens().to_client(like("Welcome", request_id="request-1"))
 

@@ -1,0 +1,180 @@
+"""Upstreams that are compatible but not exact: what they leave out is inferred, nothing hangs."""
+
+from typing import Any
+
+import pytest
+
+from tests.expected import Wire, like
+from tests.playbook import Playbook
+from tests.scenes import (
+    answer,
+    answering,
+    assistant,
+    begins,
+    calls,
+    ends,
+    heard,
+    message_added,
+    message_done,
+    pcm,
+    ready,
+    request,
+    response_created,
+    response_done,
+    settings,
+    speech,
+    speech_started,
+    transcribed,
+    types,
+    user,
+    voice,
+)
+
+
+def asked(**opening: Any) -> Playbook:
+    """The user has said something."""
+    book = ready(**opening).upstream(*speech(), transcribed("item_u1", "Hi."))
+    return book.to_client("UserStartedSpeaking", user("Hi."))
+
+
+def without(event: Wire, *fields: str) -> dict[str, Any]:
+    """The event as a server sends it that leaves these fields out."""
+    left = {key: value for key, value in event.items() if key not in fields}
+    if isinstance(left.get("delta"), bytes):
+        left["delta"] = "AQAB" if left["delta"] else ""  # 3 bytes: whole samples come of two
+    return left
+
+
+@pytest.mark.conformance("C-230")
+def test_where_responses_are_never_ended_the_end_of_all_items_is_the_end() -> None:
+    (
+        asked(ends_responses=False)
+        .upstream(*begins(), voice("resp_1", "item_a1", pcm(100)))
+        .to_client("AgentThinking", "AgentStartedSpeaking")
+        .audio_to_client()
+        .upstream(*message_added("resp_1", "item_a2", 1))
+        .upstream(*message_done("resp_1", "item_a1", "One."))
+        .to_client(assistant("One."))
+        .passes(3)
+        .nothing()
+        .upstream(*message_done("resp_1", "item_a2", "Two.", 1))
+        .to_client(assistant("Two."))
+        .passes(3)
+        .to_client("AgentAudioDone", "LatencyReport")
+        .client(types("And?"))
+        .to_client(user("And?"))
+        .to_upstream("conversation.item.create")
+        .acks()
+        .to_upstream("response.create")
+    )
+
+
+@pytest.mark.conformance("C-230")
+def test_a_round_of_calls_ends_there_as_well() -> None:
+    (
+        ready(settings(functions=("f",)), ends_responses=False)
+        .upstream(response_created(), *calls("resp_1", "call_1"))
+        .to_client("AgentThinking", request("call_1"))
+        .passes(3)
+        .client(answer("call_1"))
+        .to_upstream("conversation.item.create", "response.create")
+    )
+
+
+@pytest.mark.conformance("C-230", "C-222")
+def test_a_response_done_that_comes_after_all_is_ignored() -> None:
+    (
+        asked(ends_responses=False)
+        .upstream(*begins(), voice("resp_1", "item_a1", pcm(100)))
+        .to_client("AgentThinking", "AgentStartedSpeaking")
+        .audio_to_client()
+        .upstream(*message_done("resp_1", "item_a1", "One."))
+        .to_client(assistant("One."))
+        .passes(3)
+        .to_client("AgentAudioDone", "LatencyReport")
+        .upstream(response_done("resp_1"))
+        .nothing()
+    )
+
+
+@pytest.mark.conformance("C-230")
+def test_output_without_response_created_opens_a_response() -> None:
+    (
+        asked()
+        .upstream(*message_added("resp_1", "item_a1"), heard("resp_1", "item_a1", "Hel"))
+        .to_client("AgentThinking")
+        .upstream(voice("resp_1", "item_a1", pcm(100)))
+        .to_client("AgentStartedSpeaking")
+        .audio_to_client()
+        .upstream(*ends())
+        .to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    )
+
+
+@pytest.mark.conformance("C-092")
+def test_output_without_response_created_answers_our_request() -> None:
+    book = ready().client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    book.upstream(*message_added("resp_1", "item_a1"), voice("resp_1", "item_a1", pcm(100)))
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    book.upstream(*ends()).to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    book.passes(30).nothing()
+
+
+@pytest.mark.conformance("C-222")
+def test_late_output_of_an_ended_response_opens_none() -> None:
+    book = answering().upstream(*ends())
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    book.upstream(voice("resp_1", "item_a1", pcm(100))).passes(5).nothing()
+
+
+@pytest.mark.conformance("C-149", "C-222")
+def test_audio_without_ids_is_told_and_cut_like_any_other() -> None:
+    """The item's id is unknown, so nothing can be truncated; the rest of barge-in holds."""
+    (
+        asked()
+        .upstream(response_created())
+        .to_client("AgentThinking")
+        .upstream_text(without(voice("", "", b"\1"), "response_id", "item_id", "output_index"))
+        .to_client("AgentStartedSpeaking")
+        .audio_to_client()
+        .upstream(speech_started("item_u2"))
+        .audio_dropped()
+        .to_client("UserStartedSpeaking")
+        .upstream_text(without(voice("", "", b"\1"), "response_id", "item_id", "output_index"))
+        .nothing()
+    )
+
+
+@pytest.mark.conformance("C-158", "C-160")
+def test_a_call_without_output_items_is_announced_from_its_arguments() -> None:
+    done = like(
+        "response.function_call_arguments.done",
+        response_id="resp_1",
+        item_id="item_call_1",
+        output_index=0,
+        call_id="call_1",
+        name="f",
+        arguments="",
+    )
+    (
+        ready(settings(functions=("f",)))
+        .upstream(response_created(), done, response_done())
+        .to_client("AgentThinking", request("call_1"))
+        .client(answer("call_1"))
+        .to_upstream("conversation.item.create", "response.create")
+    )
+
+
+@pytest.mark.conformance("C-134")
+def test_a_text_without_deltas_or_items_is_told() -> None:
+    done = like(
+        "response.output_text.done",
+        response_id="resp_1",
+        item_id="item_a1",
+        output_index=0,
+        content_index=0,
+        text="Hello.",
+    )
+    book = asked().upstream(response_created(), done, response_done())
+    book.to_client("AgentThinking", assistant("Hello."), "LatencyReport")
