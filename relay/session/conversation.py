@@ -38,6 +38,8 @@ class Session(State, kw_only=True):
         self, message: voice_agent.ClientMessage | Unknown | Unparsable, now: float
     ) -> list[Action]:
         """A text frame came."""
+        if self.closed:
+            return []
         self._client_active(now)
         if isinstance(message, Unknown | Unparsable):
             self._not_understood(message)
@@ -60,7 +62,7 @@ class Session(State, kw_only=True):
     def client_audio(self, chunk: bytes, now: float) -> bytes | None:
         """The hot path of a binary frame, in the upstream's input format: what to append to the
         live leg, or None if this is not the plain case and `client_media` must be told."""
-        if self.live is None or self.gathered or len(chunk) < self.append_bytes or self.closed:
+        if self.live is None or self.gathered or len(chunk) < self.append_bytes:
             return None
         self._client_active(now)
         self.uncommitted_bytes += len(chunk)
@@ -69,6 +71,8 @@ class Session(State, kw_only=True):
     def client_media(self, chunk: bytes, now: float) -> list[Action]:
         """A binary frame came: audio in the upstream's format, or, before `SetFormats` was
         performed, whatever the client sent."""
+        if self.closed:
+            return []
         self._client_active(now)
         if self.phase is Phase.OPEN:
             first = voice_agent.decode_client(chunk) if chunk.startswith(b"{") else None

@@ -9,7 +9,14 @@ from relay import realtime
 from relay.session import phases, responses, rounds, turns, updates
 from relay.session.state import Leg, LegPhase, Response, State
 
-INVISIBLE = ("response_cancel_not_active", "input_audio_buffer_commit_empty")
+INVISIBLE = (
+    "response_cancel_not_active",
+    "input_audio_buffer_commit_empty",
+    "conversation_already_has_active_response",
+    "item_retrieve_invalid_item_id",
+    "item_delete_invalid_item_id",
+    "item_truncate_invalid_item_id",
+)
 """Races that harm nobody (C-179)."""
 UNKNOWN_TYPES = 64
 """How many unknown event types are counted one by one."""
@@ -82,7 +89,7 @@ def _about_ours(s: State, error: realtime.ErrorDetail, event_id: str) -> bool:
 
 
 def _unaddressed(s: State, error: realtime.ErrorDetail) -> None:
-    if error.code in INVISIBLE or error.code == "conversation_already_has_active_response":
+    if error.code in INVISIBLE:
         if error.code == "input_audio_buffer_commit_empty":
             turns.nothing_to_commit(s)
     elif error.code in responses.FATAL:

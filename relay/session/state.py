@@ -481,4 +481,5 @@ class State(msgspec.Struct, kw_only=True):
     def end(self) -> None:
         """Nothing happens any more."""
         self.closed = True
+        self.live = self.next = None
         self.deadlines.clear()
