@@ -34,6 +34,7 @@ def set_up(level: Level = "info", form: Format = "auto", stream: TextIO | None =
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         last = [
             structlog.processors.ExceptionRenderer(frames),
+            _headed,
             structlog.processors.JSONRenderer(),
         ]
     else:
@@ -50,6 +51,13 @@ def set_up(level: Level = "info", form: Format = "auto", stream: TextIO | None =
         cache_logger_on_first_use=False,
     )
     _adopt_standard_loggers(shared, last, threshold, out)
+
+
+def _headed(
+    _logger: object, _method: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """People read JSON lines too: what and when come first."""
+    return {name: line.pop(name) for name in ("timestamp", "level", "event")} | line
 
 
 class _Lasting(io.TextIOBase):

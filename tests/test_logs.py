@@ -40,6 +40,7 @@ def test_a_line_is_one_json_object_when_no_terminal_reads_it() -> None:
     logs.set_up(stream=stream)
     structlog.get_logger().info("listening", url="ws://127.0.0.1:1", text="a\nb")
     (line,) = lines(stream)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
     assert line["timestamp"].endswith("Z")
     assert {k: v for k, v in line.items() if k != "timestamp"} == {
         "event": "listening",
