@@ -57,7 +57,7 @@ def _headed(
     _logger: object, _method: str, line: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     """People read JSON lines too: what and when come first."""
-    return {name: line.pop(name) for name in ("timestamp", "level", "event")} | line
+    return {**{name: line.pop(name) for name in ("timestamp", "level", "event")}, **line}
 
 
 class _Lasting(io.TextIOBase):
