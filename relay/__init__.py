@@ -1,4 +1,4 @@
-"""relay: clients of Deepgram's Voice Agent V1 hold their conversation on an OpenAI-Realtime upstream.
+"""relay: Deepgram Voice Agent V1 clients hold their conversation on an OpenAI-Realtime upstream.
 
 The nouns of the system, in the order in which data meets them:
 
