@@ -5,12 +5,12 @@ endpoints are not read here, so their headers go no further (C-066).
 """
 
 import re
-import urllib.parse
 from typing import Any
 
 import msgspec
 
 from relay import realtime, voice_agent
+from relay.settings.endpoints import METHODS, is_listed
 from relay.settings.findings import Findings
 from relay.settings.options import MappingOptions
 
@@ -189,30 +189,10 @@ def _endpoint(
 ) -> Endpoint | None:
     if endpoint is None or not endpoint.url:
         return None
-    if not any(_is_under(endpoint.url, base) for base in options.function_endpoints):
+    method = (endpoint.method or "POST").upper()
+    if method not in METHODS or not is_listed(endpoint.url, options.function_endpoints):
         return None
-    return Endpoint(endpoint.url, (endpoint.method or "POST").upper(), endpoint.headers or {})
-
-
-def _is_under(url: str, base: str) -> bool:
-    """Whether `url` is `base` or below it. Compares origins and whole path segments: as text,
-    `https://api.example.com` would also be the start of `https://api.example.com.evil.org`."""
-    if not url.isprintable():  # urlsplit would quietly drop what is in the way
-        return False
-    try:
-        there, allowed = urllib.parse.urlsplit(url), urllib.parse.urlsplit(base)
-        if (there.scheme, there.hostname, there.port) != (
-            allowed.scheme,
-            allowed.hostname,
-            allowed.port,
-        ):
-            return False
-    except ValueError:
-        return False
-    segments = urllib.parse.unquote(there.path).replace("\\", "/").split("/")
-    if "@" in there.netloc or ".." in segments:
-        return False
-    return f"{there.path}/".startswith(f"{allowed.path.rstrip('/')}/")
+    return Endpoint(endpoint.url, method, endpoint.headers or {})
 
 
 def _tool_choice(
