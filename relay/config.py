@@ -7,6 +7,7 @@ the command line. What is not a key here is refused: a knob that does nothing do
 """
 
 import datetime
+import importlib.util
 import ipaddress
 import re
 import tomllib
@@ -19,6 +20,7 @@ import msgspec
 
 from relay.session.facts import Dialect
 from relay.session.options import SessionOptions
+from relay.settings.endpoints import is_listable
 from relay.settings.options import MappingOptions, Passthrough, TurnOptions
 from relay.simulator.script import Script
 from relay.voice_agent import Agent
@@ -105,6 +107,25 @@ class SettingsMapping(Section, frozen=True):
     length is ignored."""
 
 
+class Functions(Section, frozen=True):
+    """Server-side functions: those with an endpoint that the relay itself calls. Needs the extra
+    `functions`."""
+
+    endpoints: tuple[str, ...] = ()
+    """URLs that may be called, and everything below them; empty: none, the client is asked instead.
+    The scheme, the host as it is written and the port must be the same. List only names of your
+    own: whoever controls a name's DNS decides what it leads to."""
+    connect_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    """For connecting, and again for the TLS handshake."""
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    """A call takes no longer, from the wait for its turn to the last byte of the answer; a longer
+    answer than `session.max_call_output_bytes` is cut there."""
+    max_calls_per_session: Annotated[int, msgspec.Meta(ge=1)] = 4
+    """Calls of one conversation at once; others wait."""
+    max_calls: Annotated[int, msgspec.Meta(ge=1)] = 64
+    """Calls of all conversations at once; others wait."""
+
+
 class Log(Section, frozen=True):
     """What is written to standard error."""
 
@@ -132,6 +153,7 @@ class Config(Section, frozen=True):
     """Listen model -> transcription model."""
     agents: dict[str, Agent] = {}
     """Agent id -> what Settings would carry as `agent`, and read as leniently."""
+    functions: Functions = Functions()
     simulator: Script = Script()
     log: Log = Log()
 
@@ -152,6 +174,7 @@ class Config(Section, frozen=True):
             prompt_limit_chars=self.mapping.prompt_limit_chars,
             functions_prompt=self.mapping.functions_prompt,
             retention_ratio=self.mapping.retention_ratio,
+            function_endpoints=self.functions.endpoints,
         )
 
 
@@ -317,6 +340,21 @@ def _check(config: Config) -> None:
     demand_keys(auth, listen.host)
     if url is not None and url != SIMULATOR and not _is_websocket_url(url):
         raise ConfigError(f"upstream.url: expected ws://HOST, wss://HOST or {SIMULATOR}")
+    _check_functions(config.functions)
+
+
+def _check_functions(functions: Functions) -> None:
+    for i, url in enumerate(functions.endpoints):
+        if not is_listable(url):
+            raise ConfigError(
+                f"functions.endpoints[{i}]: expected http://HOST/PATH or https://HOST/PATH, "
+                "without user, query, fragment or dots that go up"
+            )
+    if functions.endpoints and importlib.util.find_spec("httpx2") is None:
+        raise ConfigError(
+            "functions.endpoints: calling them needs httpx2, which is not installed; "
+            "pip install 'voice-agent-relay[functions]'"
+        )
 
 
 def _plain(path: str) -> str:

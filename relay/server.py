@@ -119,8 +119,10 @@ async def running(
             await stack.enter_async_context(listener)
         keys = config.keys(configured, environment)
         _announce(address, environment)
+        functions = await stack.enter_async_context(_functions(configured))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        relay = Relay(configured, keys, await _conversations(configured, address, nursery))
+        converse = await _conversations(configured, address, functions, nursery)
+        relay = Relay(configured, keys, converse)
         relay.urls = [url_of(listener) for listener in listeners]
         await nursery.start(trio.serve_listeners, relay.connection, listeners)
         nursery.start_soon(systemd.watchdog, environment)
@@ -201,7 +203,25 @@ class Relay:
                 log.info("disconnected", lasted_s=round(trio.current_time() - began, 3))
 
 
-async def _conversations(configured: Config, address: Address, nursery: trio.Nursery) -> Converse:
+@contextlib.asynccontextmanager
+async def _functions(configured: Config) -> AsyncIterator[Callable[[], bridge.Functions]]:
+    """Who calls the endpoints of server-side functions, for each conversation."""
+    if not configured.functions.endpoints:
+        yield lambda: bridge.no_functions
+        return
+    from relay import functions  # what it imports is an extra, and off by default (C-172)
+
+    limit = configured.session.max_call_output_bytes
+    async with functions.opened(configured.functions, limit) as shared:
+        yield shared.for_session
+
+
+async def _conversations(
+    configured: Config,
+    address: Address,
+    functions: Callable[[], bridge.Functions],
+    nursery: trio.Nursery,
+) -> Converse:
     """Who holds the conversations, with this upstream; the simulator is started and probed."""
     if address.simulated:
         options = simulator.Options(script=configured.simulator)
@@ -224,7 +244,7 @@ async def _conversations(configured: Config, address: Address, nursery: trio.Nur
 
     async def converse(leg: wire.Leg, admitted: Admission, going_away: trio.Event) -> None:
         session = Session(options=configured.session, mapping=mapping, admission=admitted)
-        await bridge.run(leg, session, dial, going_away)
+        await bridge.run(leg, session, dial, going_away, functions=functions())
 
     return converse
 

@@ -94,6 +94,11 @@ def test_an_environment_value_is_read_the_same_way() -> None:
         ("upstream.url=ws://host:99999", "upstream.url: expected ws://"),
         ("upstream.url=ws://user:secret@host", "upstream.url: expected ws://"),
         ("upstream.url=ws://host/#x", "upstream.url: expected ws://"),
+        ("functions.endpoints=['https://a', 'a']", "functions.endpoints[1]: expected http"),
+        ("functions.endpoints=['https://a/?b']", "functions.endpoints[0]: expected http"),
+        ("functions.endpoints=['https://me:secret@a']", "functions.endpoints[0]: expected http"),
+        ("functions.timeout_s=0", "functions.timeout_s: expected"),
+        ("functions.max_calls=0", "functions.max_calls: expected"),
         ("listen.host=0.0.0.0", "auth.mode: none would let anyone in"),
         ("listen.host=relay.example", "auth.mode: none would let anyone in"),
     ],
@@ -260,13 +265,14 @@ def test_every_option_of_the_mapping_has_its_key_and_its_default() -> None:
         "mapping.prompt_limit_chars=1",
         "mapping.functions_prompt=i",
         "mapping.retention_ratio=0.2",
+        "functions.endpoints=['https://fns.test']",
     ).mapping_options
     same = {
         field
         for field in MappingOptions.__struct_fields__
         if getattr(changed, field) == getattr(built, field)
     }
-    assert same == {"function_endpoints"}  # no room calls endpoints yet, so no key says so
+    assert not same
     assert changed.models == {"gpt-4.1": "d"}
 
 

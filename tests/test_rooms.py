@@ -17,6 +17,7 @@ WATCHED = {
     "asyncio",
     "cyclopts",
     "h11",
+    "httpx2",
     "json",
     "logging",
     "numpy",
@@ -61,6 +62,7 @@ ROOMS = {
         {"errors", "frames", "session", "settings", "wire", "audio"} | CODECS,
         {"trio", "trio_util", "structlog", "time"},
     ),
+    "functions": Room({"config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}),
     "systemd": Room(doors={"trio", "socket", "structlog"}),
     "logs": Room(doors={"logging", "structlog"}),
     "server": Room(
@@ -68,6 +70,7 @@ ROOMS = {
             "admission",
             "bridge",
             "config",
+            "functions",
             "probe",
             "ready",
             "session",
