@@ -220,7 +220,7 @@ def test_an_upstream_that_never_gets_ready_is_given_up_after_15_s(silent: str) -
 def test_another_audio_format_than_asked_is_an_error(half: str, code: str) -> None:
     (
         configuring()
-        .updated(audio={half: {"format": {"type": "audio/pcmu", "rate": ABSENT}}})
+        .updated(audio={half: {"format": {"type": "audio/pcmu"}}})
         .to_client(error(code))
         .closes(1000, code)
     )
