@@ -230,10 +230,16 @@ def _valid(data: Mapping[str, Any], classes: Mapping[str, list[Model]]) -> None:
 
 def _defect(data: Mapping[str, Any], model: Model) -> str | None:
     try:
-        value = pydantic.TypeAdapter(model).validate_python(dict(data), strict=True)
+        value = _adapter(model).validate_python(dict(data), strict=True)
     except pydantic.ValidationError as error:
         return ", ".join(f"{_dotted(e['loc'])}: {e['msg']}" for e in _telling(error.errors()))
     return next(_leniencies(value, ()), None)
+
+
+@functools.cache
+def _adapter(model: Model) -> pydantic.TypeAdapter[Any]:
+    """Building one takes milliseconds, and every message of every test is validated."""
+    return pydantic.TypeAdapter(model)
 
 
 def _telling(errors: list[ErrorDetails]) -> list[ErrorDetails]:
