@@ -62,13 +62,15 @@ async def talk(options: Options, configured: Config, out: TextIO = sys.stdout) -
         raise ConfigError("talk: say something: TEXT, --audio FILE or --greeting TEXT")
     if options.rate is not None and options.rate <= 0:
         raise ConfigError(f"--rate {options.rate}: expected a number of samples a second")
-    recording = _Recording.of(options) if options.audio else None
+    if options.key and not (options.key.isascii() and options.key.isprintable()):
+        raise ConfigError("--key: holds characters that no HTTP header can carry")
+    recording = Recording.of(options) if options.audio else None
     output = _output(options)
     if options.save:
         _save(options.save, b"", output)  # better to fail now than after the conversation
-    terminal = _Terminal(out, trio.current_time())
+    terminal = Terminal(out, trio.current_time())
     async with _relay(options.url, configured, terminal) as url:
-        conversation = _Conversation(
+        conversation = Conversation(
             Dialogue(
                 settings=_settings(options, recording, output),
                 output=output,
@@ -79,39 +81,38 @@ async def talk(options: Options, configured: Config, out: TextIO = sys.stdout) -
             terminal,
         )
         try:
-            return await _connected(conversation, url, options.key, terminal)
+            return await conversation.connect(url, options.key)
         finally:  # also after Ctrl-C: what was heard is worth keeping
             if options.save:
                 _save(options.save, bytes(conversation.heard), output)
 
 
-async def _connected(
-    conversation: "_Conversation", url: str, key: str | None, terminal: "_Terminal"
-) -> int:
-    headers = {"Authorization": f"Token {key}"} if key else {}
-    try:
-        async with wire.dial(url, headers=headers) as leg:
-            return await conversation.hold(leg)
-    except wire.DialFailed as failure:
-        terminal.show(Voice.ERROR, f"no connection to {url}: {failure.reason}")
-        return 1
-
-
-class _Conversation:
-    """Performs the steps of a dialogue on a leg. Steps are performed at once and in order, for
-    posting never waits."""
+class Conversation:
+    """Performs the steps of a dialogue on a leg, at once and in order: posting never waits."""
 
     def __init__(
-        self, dialogue: Dialogue, recording: "_Recording | None", terminal: "_Terminal"
+        self, dialogue: Dialogue, recording: "Recording | None", terminal: "Terminal"
     ) -> None:
         self.dialogue = dialogue
         self.heard = bytearray()
+        """The agent's voice, as far as it would have been heard."""
         self._recording = recording
         self._terminal = terminal
         self._status: int | None = None
         self._alarm = trio.CancelScope()
 
+    async def connect(self, url: str, key: str | None) -> int:
+        """Hold the conversation with the relay at `url`; the exit code."""
+        headers = {"Authorization": f"Token {key}"} if key else {}
+        try:
+            async with wire.dial(url, headers=headers) as leg:
+                return await self.hold(leg)
+        except wire.DialFailed as failure:
+            self._terminal.show(Voice.ERROR, f"no connection to {url}: {failure.reason}")
+            return 1
+
     async def hold(self, leg: wire.Leg) -> int:
+        """Hold the conversation on an open leg, and close it; the exit code."""
         self._leg = leg
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._listen)
@@ -184,12 +185,14 @@ class _Conversation:
             due += FRAME_MS / 1000
 
 
-class _Recording(msgspec.Struct, frozen=True):
+class Recording(msgspec.Struct, frozen=True):
+    """What is spoken into the microphone."""
+
     audio: bytes
     format: Format
 
     @classmethod
-    def of(cls, options: Options) -> "_Recording":
+    def of(cls, options: Options) -> "Recording":
         """The file's audio in the format that the relay is told; raises `ConfigError`."""
         assert options.audio is not None
         try:
@@ -234,7 +237,7 @@ def _output(options: Options) -> Format:
 
 
 def _settings(
-    options: Options, recording: _Recording | None, output: Format
+    options: Options, recording: Recording | None, output: Format
 ) -> voice_agent.Settings:
     spoken = recording and recording.format
     return voice_agent.Settings(
@@ -321,7 +324,7 @@ FUNCTIONS: Final = {
 # Surroundings ------------------------------------------------------------------------------------
 
 
-class _Terminal:
+class Terminal:
     """Plain lines; colour only where it is seen by a person."""
 
     _COLOURS: Final = {
@@ -349,7 +352,7 @@ class _Terminal:
 
 
 @asynccontextmanager
-async def _relay(url: str | None, configured: Config, terminal: _Terminal) -> AsyncIterator[str]:
+async def _relay(url: str | None, configured: Config, terminal: Terminal) -> AsyncIterator[str]:
     """The address to talk to; without one, a relay of our own for as long as the block lasts."""
     if url is not None:
         yield _with_path(url)
@@ -365,7 +368,11 @@ async def _relay(url: str | None, configured: Config, terminal: _Terminal) -> As
 
 
 def _with_path(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        understood = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:  # of the port
+        understood = False
+    if not understood:
         raise ConfigError(f"--url {url}: expected ws://HOST:PORT or wss://HOST")
     return url if parts.path.strip("/") else urlunsplit(parts._replace(path=PATH))
