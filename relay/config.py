@@ -84,6 +84,8 @@ class Upstream(Section, frozen=True):
     api_key_file: Path | None = None
     """File with the upstream's key; else `OPENAI_API_KEY`, else the systemd credential
     `openai-api-key`."""
+    ends_responses: bool = True
+    """It sends response.done; false for servers that never do, and the end is inferred."""
     model: str = DEFAULTS.model
     """Realtime model for every think model that is none itself and is not in `[models]`."""
     voice: str = DEFAULTS.voice

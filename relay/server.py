@@ -26,6 +26,7 @@ from relay.probe import probe
 from relay.ready import write_ready_file
 from relay.session import Admission, Session
 from relay.session.actions import Target
+from relay.session.facts import UpstreamTraits
 from relay.simulator import server as simulator
 
 Converse: TypeAlias = Callable[[wire.Leg, Admission, trio.Event], Awaitable[None]]
@@ -232,6 +233,7 @@ async def _conversations(
             raise RuntimeError(f"the simulator does not answer: {found.fault}")
         log.info("the simulator answers", after_s=round(found.seconds, 3))
     mapping = configured.mapping_options
+    traits = UpstreamTraits(ends_responses=configured.upstream.ends_responses)
     trust = ssl.create_default_context() if address.url.startswith("wss:") else None
 
     def dial(target: Target) -> AbstractAsyncContextManager[wire.Leg]:
@@ -243,7 +245,9 @@ async def _conversations(
         )
 
     async def converse(leg: wire.Leg, admitted: Admission, going_away: trio.Event) -> None:
-        session = Session(options=configured.session, mapping=mapping, admission=admitted)
+        session = Session(
+            options=configured.session, mapping=mapping, admission=admitted, upstreams=(traits,)
+        )
         await bridge.run(leg, session, dial, going_away, functions=functions())
 
     return converse
