@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import h11
 import trio
+from trio_util import AsyncValue
 
 Headers: TypeAlias = list[tuple[str, str]]
 
@@ -69,7 +70,7 @@ class Server:
         self.url = url
         self.seen: list[Exchange] = []
         self.connections = 0
-        self.at_once = 0
+        self.at_once: AsyncValue[int] = AsyncValue(0)
         """Requests being answered."""
         self.most_at_once = 0
 
@@ -99,12 +100,12 @@ async def _serve(server: Server, answer: Answering, stream: trio.abc.Stream) -> 
             http = h11.Connection(h11.SERVER)
             while exchange := await _request(stream, http):
                 server.seen.append(exchange)
-                server.at_once += 1
-                server.most_at_once = max(server.most_at_once, server.at_once)
+                server.at_once.value += 1
+                server.most_at_once = max(server.most_at_once, server.at_once.value)
                 try:
                     await answer(exchange)
                 finally:
-                    server.at_once -= 1
+                    server.at_once.value -= 1
                 if http.our_state is not h11.DONE:
                     return
                 http.start_next_cycle()

@@ -6,8 +6,11 @@ import contextlib
 import json
 import logging
 import posixpath
+import socket
 import ssl
 import string
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import AsyncIterator
 from typing import Any
@@ -206,7 +209,7 @@ async def test_what_is_not_listed_is_not_called() -> None:
         (b"sunny", "text/plain", "sunny"),
         ("föhnig".encode("latin-1"), "text/plain; charset=ISO-8859-1", "föhnig"),
         (b"", "text/plain", ""),
-        (b"<p>sunny", "text/html; charset=utf-8", "<p>sunny"),
+        (b"<p>\tsunny\r\n", "text/html; charset=utf-8", "<p>\tsunny\r\n"),
     ],
 )
 async def test_text_is_the_output_as_it_is(body: bytes, content_type: str, output: str) -> None:
@@ -228,6 +231,7 @@ async def test_no_content_is_an_empty_output() -> None:
     [
         (b"\x89PNG\r\n\x1a\n\0\0", "image/png"),
         (b"a\0b", "text/plain"),
+        (b"\x01\x02", "text/plain"),
         (b"\xff\xfe", "text/plain"),
         ("21 °".encode()[:-1], "text/plain"),
         (b"abc", "text/plain; charset=zlib"),
@@ -324,8 +328,13 @@ def redirecting(status: int, location: str) -> Answering:
 
 @pytest.mark.parametrize(
     ("status", "method", "body"),
-    [(301, "GET", b""), (302, "GET", b""), (303, "GET", b"")]
-    + [(status, "POST", b'{"a": 1}') for status in (307, 308)],
+    [
+        (301, "GET", b""),
+        (302, "GET", b""),
+        (303, "GET", b""),
+        (307, "POST", b'{"a": 1}'),
+        (308, "POST", b'{"a": 1}'),
+    ],
 )
 async def test_a_redirect_on_the_list_is_followed(status: int, method: str, body: bytes) -> None:
     async with serving(redirecting(status, "/to?x=1#y")) as server, calling(server.url) as call:
@@ -336,6 +345,14 @@ async def test_a_redirect_on_the_list_is_followed(status: int, method: str, body
     assert (after.method, after.target, after.body) == (method, "/to?x=1", body)
     assert after.header("x-key") == "k"
     assert (after.header("content-type") == "application/json") is bool(body)
+
+
+async def test_a_redirected_get_stays_one_without_a_body() -> None:
+    async with serving(redirecting(307, "/to")) as server, calling(server.url) as call:
+        assert (await call(asking(server.url + "/from", "GET"))).ok
+    after = server.seen[-1]
+    assert (after.method, after.target, after.body) == ("GET", "/to", b"")
+    assert after.header("content-type") is None
 
 
 @conformance("C-172")
@@ -400,6 +417,21 @@ async def test_a_refused_connection_is_a_failure() -> None:
         url = server.url
     async with calling(url) as call:
         assert failure(await call(asking(url))) == {"error": "no connection: Connection refused"}
+
+
+class NoNames(trio.abc.HostnameResolver):
+    async def getaddrinfo(self, *_: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_name_that_nobody_knows_is_a_failure() -> None:
+    trio.socket.set_custom_hostname_resolver(NoNames())
+    async with calling("http://fns.test") as call:
+        told = failure(await call(asking("http://fns.test/f")))
+    assert told == {"error": "no connection: Name or service not known"}
 
 
 @conformance("C-259")
@@ -507,6 +539,22 @@ async def test_an_endpoint_whose_certificate_is_not_its_own_gets_no_request(
     assert server.seen == []
 
 
+@pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+async def test_an_endpoint_that_does_not_speak_tls_is_a_failure(data: bytes) -> None:
+    async def plain(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(data)
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+    async with trio.open_nursery() as nursery, calling(url) as call:
+        nursery.start_soon(trio.serve_listeners, plain, [listener])
+        told = failure(await call(asking(url)))
+        nursery.cancel_scope.cancel()
+    assert told["error"].startswith("no connection: TLS: ")
+
+
 async def test_without_a_context_the_systems_certificates_are_asked() -> None:
     secure = presenting(AUTHORITY, "127.0.0.1")
     async with serving(echo, secure) as server, calling(server.url) as call:
@@ -580,11 +628,11 @@ class Crowd:
 
 
 async def until_waiting(server: Server, number: int) -> None:
-    """Until so many requests are there, and nobody has anything more to do."""
+    """Until so many requests are there, and no more come."""
     with trio.fail_after(5):
-        while server.at_once < number:
-            await trio.lowlevel.checkpoint()
+        await server.at_once.wait_value(lambda n: n >= number)
     await trio.testing.wait_all_tasks_blocked(SOON_S)
+    assert server.at_once.value == number
 
 
 async def test_a_session_calls_so_many_at_once_and_another_has_turns_of_its_own() -> None:
@@ -600,11 +648,9 @@ async def test_a_session_calls_so_many_at_once_and_another_has_turns_of_its_own(
             for _ in range(10):
                 nursery.start_soon(note, first, server.url)
             await until_waiting(server, 3)
-            assert server.at_once == 3
             for _ in range(10):
                 nursery.start_soon(note, second, server.url)
             await until_waiting(server, 5)
-            assert server.at_once == 5
             crowd.open.set()
     assert answers == [Answer('{"ok":true}', ok=True)] * 20
     assert server.most_at_once == 5
@@ -666,6 +712,32 @@ async def test_the_log_has_name_host_status_and_duration(
         reason = {"log_level": "warning", "reason": "HTTP status 403"}
         assert line == {"event": "endpoint failed", **expected, **reason}
     assert caplog.text == ""  # the library's own lines name the URL
+
+
+# The extra.
+
+
+def relay_without_httpx2(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, where importing the library fails."""
+    code = "import sys; sys.modules['httpx2'] = None; from relay.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+CHECK = ("check", "--upstream", "simulator", "--set", "simulator.knobs.pace=0")
+
+
+def test_a_list_without_the_extra_is_refused_with_the_words_to_install_it() -> None:
+    done = relay_without_httpx2(*CHECK, "--set", "functions.endpoints=['https://fns.test']")
+    assert done.returncode == 2
+    assert "pip install 'voice-agent-relay[functions]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@conformance("C-172")
+def test_without_a_list_the_extra_is_not_needed() -> None:
+    done = relay_without_httpx2(*CHECK)
+    assert done.returncode == 0, done.stderr
 
 
 # The list.
