@@ -150,7 +150,8 @@ class Dialogue(msgspec.Struct, kw_only=True):
     ) -> list[Step]:
         if self.stage is Stage.OVER:
             return []
-        self._moves(now)
+        if not isinstance(message, voice_agent.Warning):  # it may say that nothing moves
+            self._moves(now)
         match message:
             case voice_agent.Welcome(request_id=request_id):
                 return [Print(Voice.SESSION, request_id)]
