@@ -18,6 +18,7 @@ from tests.clients.scenario import (
     HELLO,
     LONG,
     QUESTION,
+    RESULTS,
     SCRIPT,
     Ears,
     Scene,
@@ -44,12 +45,23 @@ class Run(msgspec.Struct):
         pairs = zip(["", *names], names, strict=False)
         return [name for before, name in pairs if (before, name) != ("audio", "audio")]
 
+    def reasons(self) -> list[str]:
+        """Why the relay asked for responses; for a spoken turn it asks for none."""
+        return [
+            e["response"]["metadata"]["relay"] for e in self.events("response.create", sent=True)
+        ]
+
     def messages(self, scene: Scene, kind: str) -> list[dict[str, Any]]:
         return [h for h in self.scenes[scene] if isinstance(h, dict) and h["type"] == kind]
 
     def said(self, scene: Scene, role: str) -> list[str]:
         texts = self.messages(scene, "ConversationText")
         return [text["content"] for text in texts if text["role"] == role]
+
+    @property
+    def sent(self) -> list[str]:
+        """The types of all events that the relay sent upstream."""
+        return [msgspec.json.decode(frame)["type"] for frame in self.upstream.sent]
 
     def events(self, *types: str, sent: bool) -> list[dict[str, Any]]:
         """Upstream events of these types: those that the relay sent, or those it was sent."""
@@ -71,10 +83,14 @@ def run(request: pytest.FixtureRequest) -> Run:
     return trio.run(converse, request.param)
 
 
+@pytest.mark.conformance("C-001", "C-015", "C-018", "C-019", "C-021", "C-262")
 def test_it_is_welcomed_once_and_its_settings_are_applied_once(run: Run) -> None:
     assert run.types(Scene.OPENING) == ["Welcome", "SettingsApplied"]
+    assert run.sent[0] == "session.update"
+    assert run.sent.count("session.update") == 1
 
 
+@pytest.mark.conformance("C-087", "C-088", "C-090", "C-127", "C-128", "C-136", "C-143")
 def test_a_text_is_answered_in_voice_and_text(run: Run) -> None:
     assert run.types(Scene.TEXT) == [
         "ConversationText",
@@ -91,6 +107,7 @@ def test_a_text_is_answered_in_voice_and_text(run: Run) -> None:
     assert len(run.said(Scene.TEXT, "assistant")) == 1
 
 
+@pytest.mark.conformance("C-158", "C-161", "C-165", "C-174")
 def test_two_functions_are_called_and_one_answer_uses_both_results(run: Run) -> None:
     requests = run.messages(Scene.TOOLS, "FunctionCallRequest")
     calls = [call for request in requests for call in request["functions"]]
@@ -100,8 +117,12 @@ def test_two_functions_are_called_and_one_answer_uses_both_results(run: Run) -> 
     (answer,) = run.said(Scene.TOOLS, "assistant")
     assert "12:30" in answer
     assert "fog" in answer
+    (record,) = [h for h in run.messages(Scene.TOOLS, "History") if "function_calls" in h]
+    assert [call["response"] for call in record["function_calls"]] == list(RESULTS.values())
+    assert run.reasons().count("round_done") == 1
 
 
+@pytest.mark.conformance("C-115", "C-119", "C-121", "C-128", "C-136")
 def test_a_spoken_turn_is_heard_and_answered(run: Run) -> None:
     types = run.types(Scene.VOICE)
     assert types[0] == "UserStartedSpeaking"
@@ -110,8 +131,10 @@ def test_a_spoken_turn_is_heard_and_answered(run: Run) -> None:
     assert "audio" in types
     (heard,) = run.said(Scene.VOICE, "user")
     assert heard.startswith("[speech, 1")
+    assert run.reasons() == ["inject_user", "inject_user", "round_done", "inject_user"]
 
 
+@pytest.mark.conformance("C-149", "C-154", "C-157")
 def test_speech_over_the_agents_voice_silences_it_and_is_answered(run: Run) -> None:
     types = run.types(Scene.BARGE_IN)
     interruption = types.index("UserStartedSpeaking")
@@ -122,7 +145,9 @@ def test_speech_over_the_agents_voice_silences_it_and_is_answered(run: Run) -> N
     assert after[-2:] == ["AgentAudioDone", "LatencyReport"]
 
 
+@pytest.mark.conformance("C-150", "C-151", "C-156")
 def test_the_upstream_learns_how_little_of_the_interrupted_answer_was_heard(run: Run) -> None:
+    assert "response.cancel" not in run.sent
     (truncate,) = run.events("conversation.item.truncate", sent=True)
     statuses = [done["response"] for done in run.events("response.done", sent=False)]
     (cancelled,) = [response for response in statuses if response["status"] == "cancelled"]
@@ -132,6 +157,7 @@ def test_the_upstream_learns_how_little_of_the_interrupted_answer_was_heard(run:
     assert 0 < len(partial) < len(LONG)
 
 
+@pytest.mark.conformance("C-107", "C-109")
 def test_the_whole_recording_reaches_the_upstream_at_its_rate(run: Run) -> None:
     appends = run.events("input_audio_buffer.append", sent=True)
     seconds = sum(len(base64.b64decode(append["audio"])) for append in appends) / 48000
@@ -143,6 +169,7 @@ def test_both_connections_are_closed_from_the_client_s_end(run: Run) -> None:
     assert run.upstream.closed_by_dialler == 1000
 
 
+@pytest.mark.conformance("C-124", "C-131", "C-132")
 def test_every_message_to_the_client_is_exactly_the_protocol_s(run: Run) -> None:
     for frame in run.client.answered:
         if isinstance(frame, str):
