@@ -25,6 +25,7 @@ from relay.session.actions import (
     Hangup,
     Note,
     Redeliver,
+    Target,
     ToClient,
     ToUpstream,
 )
@@ -80,6 +81,9 @@ class Pair:
         self.lines: list[Line] = []
         """Everything that passed, in order."""
         self.notes: list[Note] = []
+        self.dialled: list[Target] = []
+        self.unreachable = 0
+        """So many of the next dials fail."""
         self.closed: Close | None = None
         self._audio_checked: set[str] = set()
         self._arrivals: list[tuple[float, int, Callable[[], None]]] = []
@@ -112,6 +116,14 @@ class Pair:
         for start in range(0, len(audio), step):
             self._audio_in(audio[start : start + step])
             self.passes(frame_ms / 1000)
+        return self
+
+    def loses_upstream(self) -> "Pair":
+        """Every upstream connection there is breaks now, without a word."""
+        for leg in list(self.upstreams):
+            del self.upstreams[leg]
+            gone = UpstreamGone(Loss.LOST, reason="cut")
+            self._perform(self.session.upstream_gone(leg, gone, self.now))
         return self
 
     def hangs_up(self) -> "Pair":
@@ -235,6 +247,7 @@ class Pair:
                 case AudioToUpstream(leg, audio):
                     self._to_upstream(leg, realtime.encode_append(audio))
                 case Dial(leg, target):
+                    self.dialled.append(target)
                     held = simulated.conversation(self.script, leg, target.model)
                     self._later(lambda leg=leg, held=held: self._connect(leg, held))
                 case Hangup(leg):
@@ -286,6 +299,11 @@ class Pair:
         return new
 
     def _connect(self, leg: int, held: simulated.Conversation) -> None:
+        if self.unreachable:
+            self.unreachable -= 1
+            gone = UpstreamGone(Loss.UNREACHABLE, reason="nobody there")
+            self._perform(self.session.upstream_gone(leg, gone, self.now))
+            return
         self.upstreams[leg] = held
         self._perform(self.session.upstream_opened(leg, self.now, WALL))
         self._from_upstream(leg, held.opened(self.now, WALL))

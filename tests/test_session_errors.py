@@ -205,7 +205,7 @@ def test_beta_text_events_are_understood() -> None:
 @pytest.mark.parametrize("frame", ["", "{", "[]", '"x"', '{"type": 1}', "\x00", "[" * 100_000])
 @pytest.mark.conformance("C-181", "C-191")
 def test_an_unreadable_frame_is_ignored_and_three_in_a_row_are_a_loss(frame: str) -> None:
-    book = ready().upstream_text(frame, frame).nothing()
+    book = ready(rollover=False).upstream_text(frame, frame).nothing()
     book.updated().nothing().upstream_text(frame, frame).nothing()
     works(book).upstream_text(frame)
     book.hangs_up(1).to_client("Error").closes(1011)

@@ -172,7 +172,7 @@ def test_an_odd_byte_is_carried_within_its_item_and_dropped_at_its_end() -> None
 @pytest.mark.conformance("C-227")
 def test_unreadable_audio_is_dropped_and_three_in_a_row_are_a_loss() -> None:
     bad = {**voice("resp_1", "item_a1", b""), "delta": "%%%"}
-    book = asked().upstream(*begins()).to_client("AgentThinking")
+    book = asked(rollover=False).upstream(*begins()).to_client("AgentThinking")
     book.upstream_text(bad, bad).nothing()
     book.upstream(voice("resp_1", "item_a1", pcm(20))).to_client("AgentStartedSpeaking")
     book.audio_to_client(pcm(20)).upstream_text(bad, bad).nothing().upstream_text(bad)
@@ -632,7 +632,9 @@ def test_an_incomplete_response_finishes_the_turn(reason: str) -> None:
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", "server_error"])
 @pytest.mark.conformance("C-147", "C-233")
 def test_a_failed_response_is_warned_of_tried_again_and_then_fatal(code: str) -> None:
-    book = ready().upstream(*speech(), transcribed("item_u1", "Hi."), response_created("resp_0"))
+    book = ready(rollover=False).upstream(
+        *speech(), transcribed("item_u1", "Hi."), response_created("resp_0")
+    )
     book.to_client("UserStartedSpeaking", user("Hi."), "AgentThinking")
     for attempt, pause in enumerate((0.5, 1, 2)):
         book.upstream(response_done(f"resp_{attempt}", "failed", code=code))

@@ -145,7 +145,7 @@ def test_update_speak_before_any_audio_updates_the_voice() -> None:
 @pytest.mark.conformance("C-076")
 def test_a_voice_that_cannot_change_is_neither_an_error_nor_acknowledged() -> None:
     (
-        ready()
+        ready(rollover=False)
         .client(speak("alloy"))
         .to_upstream(sounds("alloy"))
         .refuses("session.update", "cannot_update_voice")

@@ -13,7 +13,7 @@ import msgspec
 from relay import realtime, voice_agent
 from relay.audio.formats import Format
 from relay.frames import Unknown, Unparsable
-from relay.session import faults, phases, responses, rounds, text, turns, updates
+from relay.session import faults, phases, responses, rollover, rounds, text, turns, updates
 from relay.session.actions import Action, Hangup
 from relay.session.facts import ClientGone, UpstreamGone
 from relay.session.state import Leg, LegPhase, Phase, State, Timer, TurnPhase
@@ -66,6 +66,7 @@ class Session(State, kw_only=True):
             return None
         self._client_active(now)
         self.uncommitted_bytes += len(chunk)
+        turns.keep(self, chunk)
         return chunk
 
     def client_media(self, chunk: bytes, now: float) -> list[Action]:
@@ -121,7 +122,7 @@ class Session(State, kw_only=True):
         """A dialled leg is connected."""
         self._at(now)
         if self.next is not None and self.next.number == leg:
-            phases.opened(self, self.next)
+            phases.opened(self, self.next, wall)
         else:
             self.act(Hangup(leg))  # C-236
         return self._settled()
@@ -178,10 +179,7 @@ class Session(State, kw_only=True):
     def upstream_gone(self, leg: int, gone: UpstreamGone, now: float) -> list[Action]:
         """A leg ended by itself, or could not be opened."""
         self._at(now)
-        if self.live is not None and self.live.number == leg:
-            phases.live_lost(self, gone)
-        elif self.next is not None and self.next.number == leg:
-            phases.attempt_failed(self, self.next, gone)
+        rollover.leg_gone(self, leg, gone)
         return self._settled()
 
     def endpoint_answered(self, call: str, output: str, ok: bool, now: float) -> list[Action]:
@@ -233,6 +231,7 @@ class Session(State, kw_only=True):
                 self._obey(frame)
         if not self.closed:
             updates.pump(self)
+            rollover.proceed(self)
             responses.pump(self)
         out, self.out = self.out, []
         return out
@@ -255,8 +254,7 @@ class Session(State, kw_only=True):
         audio = [chunk for chunk in self.held if isinstance(chunk, bytes)]
         if len(self.held) - len(audio) > self.options.held_messages:
             self.fail("INTERNAL_SERVER_ERROR", "Too many messages before the upstream.", 1011)
-        limit = self.applied.formats.upstream_input.nbytes(self.options.held_audio_s * 1000)
-        self._drop_oldest(self.held, audio, limit)
+        self._drop_oldest(self.held, audio, self.held_bytes)
 
     def _drop_oldest(
         self, queue: list[voice_agent.ClientMessage | bytes], audio: list[bytes], limit: int
@@ -323,10 +321,12 @@ class Session(State, kw_only=True):
         """An event of a leg that is not live yet."""
         match event:
             case realtime.SessionCreated():
-                phases.session_created(self, leg)
+                rollover.session_created(self, leg, event.session)
             case realtime.SessionUpdated() if leg.phase is LegPhase.CONFIGURING:
-                if self._formats_as_asked(event.session):
-                    phases.configured(self, leg)
+                if code := self._formats_differ(event.session):
+                    self.fail(code, "The upstream uses another audio format than asked.", 1000)
+                else:
+                    rollover.configured(self, leg)
             case realtime.Error():
                 faults.configuring(self, event.error, leg)
             case _:
@@ -382,8 +382,12 @@ class Session(State, kw_only=True):
             ):
                 responses.placed(self, event.item)
             case realtime.SessionUpdated():
-                if self._formats_as_asked(event.session):
+                if not (code := self._formats_differ(event.session)):
                     updates.accepted(self)
+                elif self.options.rollover:
+                    self.poisoned = True  # a new one may do as it is told
+                else:
+                    self.fail(code, "The upstream uses another audio format than asked.", 1000)
             case realtime.Error():
                 faults.live(self, event.error)
             case realtime.SessionCreated():
@@ -422,20 +426,18 @@ class Session(State, kw_only=True):
         else:
             self.bad_frames += 1
         if max(self.bad_audio, self.bad_frames) >= UNREADABLE_IN_A_ROW:
-            phases.unreadable(self)
+            rollover.unreadable(self)
 
-    def _formats_as_asked(self, session: realtime.Session) -> bool:
-        """Audio of one format is never passed on as another (C-226)."""
-        audio = session.audio
-        formats = self.applied.formats
+    def _formats_differ(self, session: realtime.Session) -> str | None:
+        """The Error for an upstream with other audio formats than asked: audio of one is never
+        passed on as another (C-226)."""
+        audio, formats = session.audio, self.applied.formats
         if isinstance(audio, realtime.SessionAudio):
             if _differs(audio.output, formats.upstream_output):
-                self.fail("FAILED_TO_SPEAK", "The upstream speaks another audio format.", 1000)
-                return False
+                return "FAILED_TO_SPEAK"
             if _differs(audio.input, formats.upstream_input):
-                self.fail("USER_AUDIO_FORMAT", "The upstream expects another audio format.", 1000)
-                return False
-        return True
+                return "USER_AUDIO_FORMAT"
+        return None
 
     def _fell_due(self, timer: Timer) -> None:
         match timer:
@@ -446,9 +448,9 @@ class Session(State, kw_only=True):
             case Timer.UPSTREAM_READY:
                 phases.not_ready(self)
             case Timer.UPSTREAM_STEP:
-                phases.step_timed_out(self)
+                rollover.step_timed_out(self)
             case Timer.REDIAL:
-                phases.dial(self)
+                rollover.redial(self)
             case Timer.TURN:
                 if self.turn is TurnPhase.WAITING:
                     text.end_turn(self)  # C-206
@@ -472,6 +474,20 @@ class Session(State, kw_only=True):
                 text.release(self)
             case Timer.UPDATE:
                 updates.unanswered(self)
+            case Timer.PREPARE:
+                rollover.prepare(self)
+            case Timer.SWITCH:
+                rollover.overdue(self)
+            case Timer.PLAYED:
+                pass  # see rollover.proceed
+            case Timer.NEARLY_OVER:
+                minutes = self.options.session_warning_s / 60
+                self.warn(
+                    "MAXIMUM_SESSION_LENGTH_APPROACHING",
+                    f"The session ends in {minutes:g} minutes.",
+                )
+            case Timer.OVER:
+                phases.over(self)
             case Timer.APPEND:
                 turns.flush_audio(self)
             case _:

@@ -6,9 +6,10 @@ words of a message (C-180, L-25).
 """
 
 from relay import realtime
-from relay.session import phases, responses, rounds, turns, updates
+from relay.session import responses, rollover, rounds, turns, updates
 from relay.session.state import Leg, LegPhase, Response, State
 
+EXPIRED = "session_expired"
 INVISIBLE = (
     "response_cancel_not_active",
     "input_audio_buffer_commit_empty",
@@ -37,8 +38,8 @@ def configuring(s: State, error: realtime.ErrorDetail, leg: Leg) -> None:
 def live(s: State, error: realtime.ErrorDetail) -> None:
     """An error on the live leg."""
     s.note("info", "upstream_error", code=error.code, type=error.type, about=error.event_id)
-    if error.code == phases.EXPIRED:
-        phases.expired(s)
+    if error.code == EXPIRED:
+        rollover.expired(s)
     elif s.updating is not None and error.event_id == s.updating.event_id:
         updates.refused(s, error)
     elif s.requested is not None and _about_request(s, error):

@@ -19,6 +19,25 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     client_idle_s: float = 60.0
     """A client that sends no frame for so long is closed; the agent's speech and open function
     rounds do not count as silence."""
+    rollover: bool = True
+    """Rebuild the upstream when its session ends or is lost, instead of ending the conversation."""
+    rebuild_attempts: int = 3
+    """How many legs are tried for one rebuild."""
+    continue_after_loss: bool = True
+    """Have the agent go on with an answer that a lost upstream cut off."""
+    upstream_session_s: float = 3600.0
+    """How long an upstream session lasts that does not say when it ends."""
+    prepare_before_s: float = 120.0
+    """So long before the upstream session ends the next one is prepared..."""
+    switch_before_s: float = 10.0
+    """...and so long before, it takes over whatever is going on."""
+    history_items: int = 400
+    history_chars: int = 48_000
+    """How much of the conversation a new upstream is told, the newest."""
+    max_session_s: float = 7200.0
+    """Length of a session, from the first connection on."""
+    session_warning_s: float = 300.0
+    """So long before that the client is warned."""
     upstream_ready_s: float = 15.0
     """All attempts to reach and configure the upstream together, counted from Settings."""
     upstream_step_s: float = 10.0

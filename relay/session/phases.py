@@ -6,16 +6,15 @@ L-06).
 """
 
 from relay import realtime, settings, voice_agent
-from relay.session import responses, turns
-from relay.session.actions import Dial, Hangup, Redeliver, SetFormats, Target
+from relay.session import history, responses, turns
+from relay.session.actions import Dial, Redeliver, SetFormats, Target
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import Leg, LegPhase, State, Timer
 
+PREROLL_MS = 800.0
+"""300 ms from before the speech (4.8), and the time it takes to be noticed."""
 REFUSED_FOR_GOOD = (401, 403, 404)
 """HTTP statuses of the upstream's handshake that another attempt does not mend (C-024)."""
-EXPIRED = "session_expired"
-MAX_DURATION = "maximum duration"
-"""In the reason of close 1001, which is all that tells it from any other (2.1)."""
 
 
 def welcome(s: State) -> None:
@@ -23,6 +22,8 @@ def welcome(s: State) -> None:
     s.tell(voice_agent.Welcome(request_id=s.admission.request_id))
     s.dialect = s.admission.dialect
     s.arm(Timer.SETTINGS, s.options.settings_deadline_s)
+    s.arm(Timer.OVER, s.options.max_session_s)
+    s.arm(Timer.NEARLY_OVER, s.options.max_session_s - s.options.session_warning_s)
 
 
 def settings_came(s: State, message: voice_agent.Settings) -> None:
@@ -39,7 +40,10 @@ def settings_came(s: State, message: voice_agent.Settings) -> None:
         s.fail(plan.code, plan.description, 1000)
         return
     s.plan, s.dialect = plan, plan.dialect
-    s.append_bytes = max(1, plan.formats.upstream_input.nbytes(s.options.append_min_ms))
+    heard = plan.formats.upstream_input
+    s.append_bytes = max(1, heard.nbytes(s.options.append_min_ms))
+    s.held_bytes = heard.nbytes(s.options.held_audio_s * 1000)
+    s.preroll_bytes = min(s.held_bytes, heard.nbytes(PREROLL_MS)) if s.options.rollover else 0
     if plan.ignored:
         s.note("info", "settings_ignored", paths=", ".join(plan.ignored))
     s.disarm(Timer.SETTINGS)
@@ -55,7 +59,7 @@ def settings_came(s: State, message: voice_agent.Settings) -> None:
             formats.wav_header,
         )
     )
-    dial(s)
+    dial(s, plan)
     early, s.early = s.early, []
     if early:
         s.act(Redeliver(early))
@@ -69,40 +73,50 @@ def settings_again(s: State) -> None:
         s.fail("SETTINGS_ALREADY_APPLIED", "Settings were applied already.", 1000)
 
 
-def dial(s: State) -> None:
-    """Begin the next attempt."""
+def dial(s: State, plan: settings.Plan) -> None:
+    """Begin an attempt. After a failure the next upstream has its turn."""
     s.legs += 1
-    target = Target(upstream=0, model=s.applied.model)
+    target = Target(upstream=s.attempts % len(s.upstreams), model=plan.model)
     infers_ends = not s.upstreams[target.upstream].ends_responses
-    s.next = Leg(number=s.legs, target=target, infers_ends=infers_ends)
+    s.next = Leg(number=s.legs, target=target, plan=plan, infers_ends=infers_ends)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
     s.act(Dial(s.legs, target))
 
 
-def opened(s: State, leg: Leg) -> None:
+def redial(s: State) -> None:
+    """Another attempt after a pause, which grows."""
+    pauses = s.options.redial_backoff_s
+    s.arm(Timer.REDIAL, pauses[min(s.attempts, len(pauses)) - 1])
+
+
+def opened(s: State, leg: Leg, wall: float) -> None:
     leg.phase = LegPhase.OPEN
+    leg.opened_at, leg.opened_wall = s.now, wall
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
 
 
-def session_created(s: State, leg: Leg) -> None:
+def session_created(s: State, leg: Leg, session: realtime.Session) -> None:
     """The upstream is there, with its defaults; now ours (C-019, C-020)."""
     if leg.phase is not LegPhase.OPEN:
         return
+    leg.expires_at = leg.opened_at + s.options.upstream_session_s  # U-17
+    if isinstance(session.expires_at, int):
+        leg.expires_at = leg.opened_at + session.expires_at - leg.opened_wall
     leg.phase = LegPhase.CONFIGURING
     leg.configured_by = s.new_id("upd", leg)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
-    s.ask(realtime.SessionUpdate(event_id=leg.configured_by, session=s.applied.session()), leg)
+    s.ask(realtime.SessionUpdate(event_id=leg.configured_by, session=leg.plan.session()), leg)
 
 
 def configured(s: State, leg: Leg) -> None:
     """The upstream has our configuration: the conversation runs from here (C-021, C-212)."""
-    leg.phase = LegPhase.LIVE
-    s.live, s.next = leg, None
-    s.attempts = 0
-    s.disarm(Timer.UPSTREAM_STEP, Timer.UPSTREAM_READY)
+    s.next = None
+    go_live(s, leg)
+    s.disarm(Timer.UPSTREAM_READY)
     for item in s.applied.context:
-        item_id = s.new_id("ctx")
-        s.place(_identified(item, item_id))  # C-037
+        ours = identified(item, s.new_id("ctx"))
+        s.place(ours)  # C-037
+        history.wrote(s, ours)
     s.tell(voice_agent.SettingsApplied())
     s.settings_applied = True
     warnings, s.warnings = [*s.applied.warnings, *s.warnings], []
@@ -112,8 +126,20 @@ def configured(s: State, leg: Leg) -> None:
     responses.pump(s)  # the greeting comes before any queued input (C-212)
 
 
-def attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
-    """A leg ended before it was live: the next attempt, or the end (C-024, C-025)."""
+def go_live(s: State, leg: Leg) -> None:
+    """The conversation runs on this leg from here, for as long as its session lasts."""
+    leg.phase = LegPhase.LIVE
+    s.live = leg
+    s.attempts = 0
+    s.disarm(Timer.UPSTREAM_STEP)
+    if s.options.rollover:
+        remaining = leg.expires_at - s.now
+        s.arm(Timer.PREPARE, max(0.0, remaining - s.options.prepare_before_s))
+        s.arm(Timer.SWITCH, max(0.0, remaining - s.options.switch_before_s))
+
+
+def attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> bool:
+    """A leg ended before it was live. Returns whether there is no use in another attempt."""
     s.trouble = gone.reason or gone.how.value
     s.next = None
     s.disarm(Timer.UPSTREAM_STEP)
@@ -126,22 +152,16 @@ def attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
         code=gone.code,
         reason=gone.reason,
     )
-    if gone.how is Loss.REFUSED and gone.status in REFUSED_FOR_GOOD:
-        s.fail(
-            "FAILED_TO_THINK", f"The upstream refused the connection (HTTP {gone.status}).", 1000
-        )
-        return
-    pauses = s.options.redial_backoff_s
-    s.arm(Timer.REDIAL, pauses[min(s.attempts, len(pauses) - 1)])
-    s.attempts += 1
+    return gone.how is Loss.REFUSED and gone.status in REFUSED_FOR_GOOD
 
 
-def step_timed_out(s: State) -> None:
-    """One step of the attempt took too long: hang up, try again."""
-    leg = s.next
-    if leg is not None:
-        s.act(Hangup(leg.number))
-        attempt_failed(s, leg, UpstreamGone(Loss.UNREACHABLE, reason=f"{leg.phase.value} too long"))
+def first_attempt_failed(s: State, *, for_good: bool) -> None:
+    """The conversation has not begun: the next attempt, or the end (C-024, C-025)."""
+    if for_good:
+        s.fail("FAILED_TO_THINK", f"The upstream refused the connection: {s.trouble}.", 1000)
+    else:
+        s.attempts += 1
+        redial(s)
 
 
 def not_ready(s: State) -> None:
@@ -154,33 +174,11 @@ def not_ready(s: State) -> None:
     )
 
 
-def live_lost(s: State, gone: UpstreamGone) -> None:
-    """The conversation's upstream is gone, and with it the conversation."""
-    s.note("warning", "upstream_lost", how=gone.how.value, code=gone.code, reason=gone.reason)
-    s.live = None
-    if gone.code == 1001 and MAX_DURATION in gone.reason:
-        expired(s)
-    else:
-        s.fail("INTERNAL_SERVER_ERROR", "The connection to the upstream was lost.", 1011)
-
-
-def unreadable(s: State) -> None:
-    """An upstream that talks nonsense is a lost one (3.4.1)."""
-    leg = s.live or s.next
-    if leg is None:
-        return
-    s.act(Hangup(leg.number))
-    gone = UpstreamGone(Loss.LOST, reason="unreadable events")
-    if leg is s.live:
-        live_lost(s, gone)
-    else:
-        attempt_failed(s, leg, gone)
-
-
-def expired(s: State) -> None:
-    """The upstream's session reached its maximum length (C-184)."""
+def over(s: State) -> None:
+    """The session, or with rollover off the upstream's, reached its maximum length (C-184,
+    C-189)."""
     code = "session_max_duration" if s.component else "MAXIMUM_SESSION_LENGTH_REACHED"
-    s.fail(code, "The upstream session reached its maximum duration.", 1000)
+    s.fail(code, "The session reached its maximum length.", 1000)
 
 
 def client_idle(s: State) -> None:
@@ -202,7 +200,7 @@ def client_idle(s: State) -> None:
     )
 
 
-def _identified(item: realtime.Item, item_id: str) -> realtime.Item:
+def identified(item: realtime.Item, item_id: str) -> realtime.Item:
     """A copy with an id of ours: echoes are recognised by it, never shown (C-039)."""
     return realtime.Item(
         type=item.type,

@@ -6,7 +6,7 @@ state now, never about an event to come (L-11).
 """
 
 from relay import realtime, voice_agent
-from relay.session import rounds, text
+from relay.session import history, rounds, text
 from relay.session.actions import AudioEnds, AudioToClient
 from relay.session.state import (
     REMEMBERED,
@@ -20,11 +20,17 @@ from relay.session.state import (
     TurnPhase,
     Want,
 )
+from relay.settings import Plan
 
 RETRIED = ("rate_limit_exceeded", "server_error")
 """Failures of a response that another try may mend (3.4.9)."""
 FATAL = ("insufficient_quota", "invalid_api_key", "model_not_found")
 """Failures that no try will mend (C-233)."""
+GO_ON = (
+    "A technical fault cut off your last answer. Go on exactly where it ended, and repeat nothing"
+    " of what you have said."
+)
+"""What a new upstream is told, beside its instructions, to end an answer that was half heard."""
 
 
 # -- wanting ---------------------------------------------------------------------------------------
@@ -53,7 +59,7 @@ def _same(sent: realtime.Item, shown: realtime.Item) -> bool:
         sent.type == shown.type
         and sent.role == shown.role
         and sent.call_id == shown.call_id
-        and content_text(sent) == content_text(shown)
+        and history.text_of(sent) == history.text_of(shown)
     )
 
 
@@ -235,7 +241,7 @@ def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) ->
     _item(response, item_id, event.output_index)
     if response.first_audio_at is None:
         response.first_audio_at = s.now
-        _starts_speaking(s, response)
+        _starts_speaking(s, response, item_id)
     s.playback.sent(
         item_id,
         s.upstream_output.ms(whole),
@@ -277,7 +283,7 @@ def item_done(s: State, event: realtime.ResponseOutputItemDone) -> None:
         _began(s, response)
         if event.item.status == "completed":  # C-159, L-41
             rounds.called(s, response.id, event.item)
-    elif item.text is None and (content := content_text(event.item)):
+    elif item.text is None and (content := history.text_of(event.item)):
         text_done(s, response.id, event.item.id, event.output_index, content)
     else:
         _say_complete(s, response)
@@ -325,6 +331,18 @@ def interrupt(s: State) -> None:
     _say_heard(s, response)
 
 
+def abandon(s: State, response: Response) -> None:
+    """The upstream that was writing it is gone. What was sent of it will be heard, so it was
+    said."""
+    audio_done(s, response)
+    s.response = None
+    _remember(s, response)
+    if not response.interrupted and response.first_audio_at is not None:
+        _say_heard(s, response, will_be=True)
+        _say_done(s, spoke=True)
+    rounds.response_over(s, response.id, cancelled=False)
+
+
 def give_up_cancelled(s: State) -> None:
     """A response that we cancelled does not end; go on without it."""
     if s.response is not None and s.response.interrupted:
@@ -332,12 +350,6 @@ def give_up_cancelled(s: State) -> None:
         _remember(s, s.response)
         rounds.response_over(s, s.response.id, cancelled=True)
         s.response = None
-
-
-def content_text(item: realtime.Item) -> str:
-    """The words of an item: what its audio says, or its text."""
-    parts = (part.transcript or part.text or "" for part in item.content or [])
-    return "".join(parts)
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -386,11 +398,14 @@ def _request(s: State, head: Want) -> None:
     head.event_id = s.new_id("rsp")
     s.requested = head
     s.arm(Timer.REQUEST, s.options.response_requested_s)
-    s.ask(realtime.ResponseCreate(event_id=head.event_id, response=_params(head)))
+    s.ask(realtime.ResponseCreate(event_id=head.event_id, response=_params(s.applied, head)))
 
 
-def _params(head: Want) -> realtime.ResponseParams:
+def _params(plan: Plan, head: Want) -> realtime.ResponseParams:
     metadata = {"relay": head.reason.value, "n": str(head.serial)}
+    if head.reason is Reason.CONTINUE:
+        told = [plan.instructions, GO_ON] if plan.instructions else [GO_ON]
+        return realtime.ResponseParams(metadata=metadata, instructions="\n\n".join(told))
     if not head.verbatim:
         return realtime.ResponseParams(metadata=metadata)
     params = realtime.ResponseParams(
@@ -435,7 +450,9 @@ def _takes_the_turn(s: State, response: Response) -> None:
     s.answered_commits = s.commits
     s.turn_since = None
     if response.want is None or response.want.reason is not Reason.ROUND_DONE:
-        s.measured = Measured(stt=s.measured.stt)
+        spoken = s.turn_item if s.turn is TurnPhase.WAITING else ""
+        known = s.user_items.get(spoken)
+        s.measured = Measured(item=spoken, stt=known.stt if known else None)
     answers_turn = response.want is None and s.turn is TurnPhase.WAITING
     if s.turn is TurnPhase.WAITING:
         text.end_turn(s)
@@ -498,9 +515,10 @@ def _began(s: State, response: Response) -> None:
         s.disarm(Timer.SLOW_THINK)
 
 
-def _starts_speaking(s: State, response: Response) -> None:
+def _starts_speaking(s: State, response: Response, item_id: str) -> None:
     """The first audio of a response is about to be posted (C-128, C-129)."""
     if response.want is not None and response.verbatim:
+        history.answered(s, item_id, response.want.text)
         text.assistant_said(s, response.want.text)  # C-103, L-38
     first = response.first_token_at if response.first_token_at is not None else s.now
     total, ttt = _seconds(s.now - response.since), _seconds(first - response.since)
@@ -515,24 +533,33 @@ def _say_complete(s: State, response: Response) -> None:
     """Say the texts that are complete, in the order of the output (C-220)."""
     if response.verbatim:
         return  # its text was given, not heard (C-103)
-    for item in sorted(response.items.values(), key=lambda item: item.index):
+    for item_id, item in _in_order(response):
         if not item.is_message or item.said:
             continue
         if item.text is None:
             return
         item.said = True
         if content := item.text.strip():
+            history.answered(s, item_id, content)
             text.assistant_said(s, content)
 
 
-def _say_heard(s: State, response: Response) -> None:
+def _say_heard(s: State, response: Response, *, will_be: bool = False) -> None:
+    """Say what was heard of the texts that are not complete (C-156), or `will_be`: of which audio
+    is on its way."""
     if response.verbatim:
         return
-    for item_id, item in sorted(response.items.items(), key=lambda pair: pair[1].index):
+    for item_id, item in _in_order(response):
+        heard = s.playback.sent_ms(item_id) if will_be else s.playback.heard_ms(item_id, s.now)
         content = (item.text or item.partial).strip()
-        if content and not item.said and s.playback.heard_ms(item_id, s.now) > 0:
+        if content and not item.said and heard > 0:
             item.said = True
+            history.answered(s, item_id, content)
             text.assistant_said(s, content)
+
+
+def _in_order(response: Response) -> list[tuple[str, AgentItem]]:
+    return sorted(response.items.items(), key=lambda named: named[1].index)
 
 
 def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
@@ -541,7 +568,7 @@ def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
         if item.type == "message" and item.id:
             ours = _item(response, item.id, len(response.items))
             if ours.text is None:
-                ours.text = content_text(item) or None  # C-134
+                ours.text = history.text_of(item) or None  # C-134
     for ours in response.items.values():
         if ours.text is None:
             ours.text = ours.partial
@@ -600,7 +627,11 @@ def _failed(s: State, response: Response, outcome: realtime.Response) -> None:
     if s.turn is TurnPhase.SPEAKING:
         return  # what the user says now is the question
     if asked.tries >= s.options.response_tries:
-        s.fail("FAILED_TO_THINK", message, 1011)
+        if "server_error" in (code, kind) and s.options.rollover and not asked.rebuilt:
+            asked.rebuilt = s.poisoned = True  # C-247
+            s.retrying = asked
+        else:
+            s.fail("FAILED_TO_THINK", message, 1011)
         return
     pauses = s.options.response_backoff_s
     s.arm(Timer.RETRY, pauses[min(asked.tries, len(pauses) - 1)])
@@ -632,7 +663,6 @@ def _report(s: State) -> voice_agent.LatencyReport:
         "tts_latency": s.measured.tts,
         "total_latency": s.measured.total,
     }
-    s.measured = Measured()
     return voice_agent.LatencyReport(**{k: v for k, v in names.items() if v is not None})
 
 

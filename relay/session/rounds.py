@@ -10,7 +10,7 @@ import math
 import msgspec
 
 from relay import realtime, voice_agent
-from relay.session import text
+from relay.session import history, text
 from relay.session.actions import CallEndpoint, CancelEndpoint
 from relay.session.state import REMEMBERED, Call, Reason, Round, State, Timer, Want
 
@@ -33,6 +33,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
         round_ = Round(response=response)
         s.rounds.append(round_)
     round_.calls[call.id] = call
+    history.called(s, item)
     function = next((f for f in s.applied.functions if f.name == call.name), None)
     if function is None:
         _reject(s, call, "there is no such function")  # C-175
@@ -214,14 +215,15 @@ def _output(s: State, call: Call, output: str) -> None:
 
 def _send_output(s: State, call: Call) -> None:
     call.output_item = s.new_id("out")
-    s.place(
-        realtime.Item(
-            type="function_call_output",
-            id=call.output_item,
-            call_id=call.id,
-            output=call.output or "",
-        )
+    item = realtime.Item(
+        type="function_call_output",
+        id=call.output_item,
+        call_id=call.id,
+        output=call.output or "",
     )
+    s.place(item)
+    if not call.resent:
+        history.wrote(s, item)
 
 
 def _record(s: State, calls: list[Call]) -> None:

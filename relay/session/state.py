@@ -50,8 +50,10 @@ class LegPhase(enum.Enum):
     """Connected; session.created has not come."""
     CONFIGURING = "configuring"
     """session.update was sent; session.updated has not come."""
+    STANDBY = "standby"
+    """Configured; takes over when the conversation pauses."""
     LIVE = "live"
-    """Configured; the conversation runs on it."""
+    """The conversation runs on it."""
 
 
 class Timer(enum.Enum):
@@ -89,6 +91,16 @@ class Timer(enum.Enum):
     """The assistant's text has waited long enough for the user's."""
     UPDATE = "update"
     """A session.update was neither accepted nor refused."""
+    PREPARE = "prepare"
+    """The upstream's session ends before long: prepare the next."""
+    SWITCH = "switch"
+    """The upstream's session is about to end: switch now."""
+    PLAYED = "played"
+    """The agent's audio has been played: a planned switch may be possible."""
+    NEARLY_OVER = "nearly_over"
+    """The session's maximum length comes near."""
+    OVER = "over"
+    """The session has reached its maximum length."""
     APPEND = "append"
     """Gathered audio has waited long enough."""
 
@@ -98,7 +110,17 @@ class Leg(msgspec.Struct, kw_only=True):
 
     number: int
     target: Target
+    plan: Plan
+    """What it is, or will be, configured with."""
     phase: LegPhase = LegPhase.DIALLING
+    folded: list["Updating"] = []
+    """Updates that are part of its plan, to be acknowledged when it is live."""
+    opened_wall: float = 0.0
+    """Unix time when it was connected..."""
+    opened_at: float = 0.0
+    """...and ours."""
+    expires_at: float = math.inf
+    """When its session ends, on our clock."""
     configured_by: str = ""
     """Event id of its first session.update."""
     voiced: bool = False
@@ -127,6 +149,8 @@ class UserItem(msgspec.Struct, kw_only=True):
     ended_ms: int | None = None
     """In the upstream's input timeline."""
     committed_at: float | None = None
+    stt: float | None = None
+    """How long its transcription took, in seconds."""
     pending: bool = True
     """Its transcription has neither completed nor failed."""
     silent: bool = False
@@ -149,7 +173,9 @@ class Reason(enum.Enum):
     FORCE_END_TURN = "force_end_turn"
     """The client ended the user's turn."""
     TURN = "turn"
-    """A spoken turn whose response failed, or that the upstream left unanswered."""
+    """A turn whose response failed or was lost, or that the upstream left unanswered."""
+    CONTINUE = "continue"
+    """An answer that a lost upstream cut off is to go on."""
 
 
 class Want(msgspec.Struct, kw_only=True):
@@ -167,6 +193,8 @@ class Want(msgspec.Struct, kw_only=True):
     """Speaks also while the user does."""
     tries: int = 0
     """How often its response failed."""
+    rebuilt: bool = False
+    """The upstream was rebuilt because it failed each time."""
     asked_again: bool = False
     """Sent a second time, after the first had no answer."""
     with_input: bool = True
@@ -262,6 +290,8 @@ class Round(msgspec.Struct, kw_only=True):
 class Measured(msgspec.Struct, kw_only=True):
     """What was measured of the turn, in seconds, for its LatencyReport."""
 
+    item: str = ""
+    """The user's spoken item that the turn answers."""
     stt: float | None = None
     token: float | None = None
     text: float | None = None
@@ -275,7 +305,7 @@ class Updating(msgspec.Struct, kw_only=True):
 
     message: Update
     change: Change
-    event_id: str
+    event_id: str = ""
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -307,6 +337,10 @@ class State(msgspec.Struct, kw_only=True):
     """For the client, as soon as it was told that."""
     append_bytes: int = 0
     """Audio of at least so many bytes needs no gathering."""
+    preroll_bytes: int = 0
+    """So much of the user's audio is kept from before they are known to speak."""
+    held_bytes: int = 0
+    """So much of it is kept at most."""
     held: list[voice_agent.ClientMessage | bytes] = []
     """Frames while no leg is live; audio in the upstream's format."""
     client_active_at: float = 0.0
@@ -329,6 +363,9 @@ class State(msgspec.Struct, kw_only=True):
     answered_commits: int = 0
     """How many of them some response has followed."""
     cancelled_for_speech: bool = False
+    kept: list[bytes] = []
+    """The last of the user's audio, while it is in no committed turn."""
+    kept_bytes: int = 0
     gathered: bytes = b""
     """Audio shorter than an append."""
     uncommitted_bytes: int = 0
@@ -358,6 +395,12 @@ class State(msgspec.Struct, kw_only=True):
     past_calls: list[str] = []
     round_closed_at: float = 0.0
 
+    # history
+    log: list[realtime.Item] = []
+    """What was said and done, oldest first."""
+    asked_again: str = ""
+    """The user's item that was asked again after a loss; once is enough."""
+
     # text
     awaited: list[str] = []
     """User items whose text should come before the assistant's."""
@@ -367,8 +410,12 @@ class State(msgspec.Struct, kw_only=True):
     # updates
     updates: list[Update] = []
     updating: Updating | None = None
+    changing: Updating | None = None
+    """A change that waits for a new leg."""
 
     # faults
+    poisoned: bool = False
+    """The live leg is of no use any more."""
     unknown: dict[str, int] = {}
     """Unknown upstream event types, counted."""
 

@@ -7,6 +7,7 @@ held, and what follows it in the turn waits behind it in one lane; audio is neve
 import math
 
 from relay import realtime, voice_agent
+from relay.session import history
 from relay.session.state import State, Timer, TurnPhase, UserItem
 
 USER_ITEMS = 64
@@ -87,9 +88,10 @@ def transcribed(s: State, event: realtime.ConversationItemInputAudioTranscriptio
         s.note("debug", "transcription_repeated", item=event.item_id)  # C-224
         return
     if user.committed_at is not None:
-        s.measured.stt = round(s.now - user.committed_at, 6)
+        _measured(s, event.item_id, user, round(s.now - user.committed_at, 6))
     content = event.transcript.strip()
     if content and not user.silent:  # C-126
+        history.transcribed(s, event.item_id, content)
         logprobs = [entry.logprob for entry in event.logprobs or []]
         confidence = math.exp(sum(logprobs) / len(logprobs)) if logprobs else 1.0
         _user_said(s, content, _transcript(user, content, is_final=True, confidence=confidence))
@@ -102,6 +104,16 @@ def not_transcribed(
     """No text for this item: nothing waits for it (C-125)."""
     s.note("info", "transcription_failed", item=event.item_id, code=event.error.code)
     _resolved(s, event.item_id, user_item(s, event.item_id))
+
+
+def _measured(s: State, item: str, user: UserItem, stt: float) -> None:
+    """Into the report of the turn it belongs to, and of no other, though that be held already."""
+    user.stt = stt
+    if s.measured.item == item:
+        s.measured.stt = stt
+        for held in s.lane:
+            if isinstance(held, voice_agent.LatencyReport):
+                held.stt_latency = stt
 
 
 def _resolved(s: State, item: str, user: UserItem) -> None:

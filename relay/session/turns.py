@@ -5,7 +5,7 @@ truncated before anything else happens, in one list of actions.
 """
 
 from relay import realtime, voice_agent
-from relay.session import responses, rounds, text
+from relay.session import history, responses, rounds, text
 from relay.session.actions import AudioDropped, AudioToUpstream
 from relay.session.state import Leg, Reason, State, Timer, TurnPhase, Want
 
@@ -45,6 +45,8 @@ def committed(s: State, event: realtime.InputAudioBufferCommitted) -> None:
     if known is not None and known.committed_at is not None:
         return  # C-224
     s.uncommitted_bytes = 0
+    s.kept, s.kept_bytes = [], 0
+    history.spoke(s, event.item_id)
     user = text.user_item(s, event.item_id)
     user.committed_at = s.now
     s.commits += 1
@@ -100,14 +102,14 @@ def inject_user(s: State, message: voice_agent.InjectUserMessage) -> None:
         Want(reason=Reason.INJECT_USER, serial=s.number(), since=s.now, waits_for=[item])
     )
     s.arm(Timer.ITEM, s.options.response_requested_s)
-    s.place(
-        realtime.Item(
-            type="message",
-            id=item,
-            role="user",
-            content=[realtime.ContentPart(type="input_text", text=message.content)],
-        )
+    written = realtime.Item(
+        type="message",
+        id=item,
+        role="user",
+        content=[realtime.ContentPart(type="input_text", text=message.content)],
     )
+    s.place(written)
+    history.wrote(s, written)
     text.user_wrote(s, message.content)
 
 
@@ -160,14 +162,14 @@ def greet(s: State) -> None:
 
 def say_as_text(s: State, content: str) -> None:
     """No voice here: the words for the client, and for the model's memory (C-146, C-213)."""
-    s.place(
-        realtime.Item(
-            type="message",
-            id=s.new_id("say"),
-            role="assistant",
-            content=[realtime.ContentPart(type="output_text", text=content)],
-        )
+    written = realtime.Item(
+        type="message",
+        id=s.new_id("say"),
+        role="assistant",
+        content=[realtime.ContentPart(type="output_text", text=content)],
     )
+    s.place(written)
+    history.wrote(s, written)
     text.assistant_said(s, content)
 
 
@@ -219,7 +221,17 @@ def flush_audio(s: State) -> None:
     if s.gathered and s.live is not None:
         audio, s.gathered = s.gathered, b""
         s.uncommitted_bytes += len(audio)
+        keep(s, audio)
         s.act(AudioToUpstream(s.live.number, audio))
+
+
+def keep(s: State, audio: bytes) -> None:
+    """Remember what the user is saying, in case the upstream that hears it is lost (4.8)."""
+    s.kept.append(audio)
+    s.kept_bytes += len(audio)
+    limit = s.held_bytes if s.turn is TurnPhase.SPEAKING else s.preroll_bytes
+    while s.kept_bytes > limit:
+        s.kept_bytes -= len(s.kept.pop(0))
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -232,12 +244,15 @@ def _silence(s: State, leg: Leg, *, flush: bool) -> None:
     response = s.response
     running = response is not None and not response.interrupted
     unheard = s.playback.unheard(s.now, s.backlog_ms)
+    sent_ms = {item.item: s.playback.sent_ms(item.item) for item in unheard}
     if response is not None or unheard:
         s.act(AudioDropped())
         s.playback.dropped(s.backlog_ms)
         s.backlog_ms = 0.0
     text.release(s)
     responses.interrupt(s)
+    for item_id, ms in sent_ms.items():
+        history.heard(s, item_id, s.playback.heard_ms(item_id, s.now) / ms)
     if flush:
         s.tell(voice_agent.UserStartedSpeaking())
     if response is not None and running and (not flush or not s.upstream_interrupts):

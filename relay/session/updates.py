@@ -12,15 +12,9 @@ from relay.session.state import State, Timer, Updating
 
 def pump(s: State) -> None:
     """Send the next update, if there is one and it may be sent now (C-079)."""
-    while s.updates and s.updating is None and s.live is not None:
+    while s.updates and s.live is not None and not (s.updating or s.changing):
         message = s.updates[0]
-        change = settings.change(
-            s.applied,
-            message,
-            s.mapping,
-            strict=s.options.strict,
-            update_prompt=s.options.update_prompt,
-        )
+        change = worked_out(s, s.applied, message)
         if isinstance(change, settings.Refusal):
             s.updates.pop(0)
             s.warn(change.code, change.description)
@@ -31,18 +25,31 @@ def pump(s: State) -> None:
         _send(s, message, change)
 
 
+def worked_out(
+    s: State, plan: settings.Plan, message: settings.Update
+) -> settings.Change | settings.Refusal:
+    """What an update would make of a plan."""
+    return settings.change(
+        plan,
+        message,
+        s.mapping,
+        strict=s.options.strict,
+        update_prompt=s.options.update_prompt,
+    )
+
+
 def _send(s: State, message: settings.Update, change: settings.Change) -> None:
     assert s.live is not None
-    if change.model_changed:
-        _refuse(s, message, "The model cannot be changed during a session.")  # C-073
-    elif change.voice_changed and s.live.voiced:
-        _refuse(s, message, "The voice cannot be changed once the agent has spoken.")  # C-075
+    updating = Updating(message=message, change=change)
+    if change.model_changed or (change.voice_changed and s.live.voiced):
+        _needs_new_leg(s, updating)
     elif change.session is None:
-        _accepted(s, Updating(message=message, change=change, event_id=""))
+        acknowledge(s, updating)
     else:
-        s.updating = Updating(message=message, change=change, event_id=s.new_id("upd"))
+        updating.event_id = s.new_id("upd")
+        s.updating = updating
         s.arm(Timer.UPDATE, s.options.upstream_step_s)
-        s.ask(realtime.SessionUpdate(event_id=s.updating.event_id, session=change.session))
+        s.ask(realtime.SessionUpdate(event_id=updating.event_id, session=change.session))
 
 
 def accepted(s: State) -> None:
@@ -50,14 +57,18 @@ def accepted(s: State) -> None:
     updating, s.updating = s.updating, None
     s.disarm(Timer.UPDATE)
     if updating is not None:
-        _accepted(s, updating)
+        acknowledge(s, updating)
 
 
 def refused(s: State, error: realtime.ErrorDetail) -> None:
     """The upstream refused the update under way: the old configuration stays (C-076, C-078)."""
     updating, s.updating = s.updating, None
     s.disarm(Timer.UPDATE)
-    if updating is not None:
+    if updating is None:
+        return
+    if error.code == "cannot_update_voice":
+        _needs_new_leg(s, updating)
+    else:
         _refuse(s, updating.message, error.message or error.code or "the upstream refused it")
 
 
@@ -68,11 +79,27 @@ def unanswered(s: State) -> None:
         _refuse(s, updating.message, "the upstream did not answer")
 
 
-def _accepted(s: State, updating: Updating) -> None:
+def give_up_change(s: State) -> None:
+    """No leg could be had for the change that needs one: the old configuration stays (C-241)."""
+    changing, s.changing = s.changing, None
+    if changing is not None:
+        _refuse(s, changing.message, f"No new upstream session: {s.trouble}.")
+
+
+def acknowledge(s: State, updating: Updating) -> None:
+    """The update is in force."""
     s.plan = updating.change.plan
     for warning in updating.change.warnings:
         s.tell(warning)
     s.tell(_ack(updating.message))
+
+
+def _needs_new_leg(s: State, updating: Updating) -> None:
+    """The model is in the URL, and a voice that has spoken stays (C-073, C-075, L-46, L-47)."""
+    if s.options.rollover:
+        s.changing = updating  # see rollover.proceed
+    else:
+        _refuse(s, updating.message, "That needs a new upstream session, and rollover is off.")
 
 
 def _refuse(s: State, message: settings.Update, description: str) -> None:

@@ -1,0 +1,121 @@
+"""history: what the conversation has come to, as the items that would tell a new upstream of it.
+
+It is what both sides said and did, in order: the client's context, written and spoken user texts,
+what was heard of the agent's, calls and their results. From it an upstream is rebuilt (4.8).
+"""
+
+from collections.abc import Iterable
+
+from relay import realtime
+from relay.session.state import State
+
+
+def wrote(s: State, item: realtime.Item) -> None:
+    """An item of ours: context, a user's written text, text that the agent did not speak, a
+    function's result."""
+    _add(s, item)
+
+
+def spoke(s: State, item_id: str) -> None:
+    """The user has said something; its text may come later (`transcribed`)."""
+    if _find(s, item_id) is None:
+        _add(s, realtime.Item(type="message", id=item_id, role="user"))
+
+
+def transcribed(s: State, item_id: str, content: str) -> None:
+    """What the user has said."""
+    spoke(s, item_id)
+    entry = _find(s, item_id)
+    if entry is not None:
+        entry.content = [realtime.ContentPart(type="input_text", text=content)]
+
+
+def answered(s: State, item_id: str, content: str) -> None:
+    """What the agent says. An item's first text counts."""
+    if _find(s, item_id) is None:
+        part = realtime.ContentPart(type="output_text", text=content)
+        _add(s, realtime.Item(type="message", id=item_id, role="assistant", content=[part]))
+
+
+def heard(s: State, item_id: str, share: float) -> None:
+    """Only this share of an answer was heard: the rest was never said (C-246)."""
+    entry = _find(s, item_id)
+    if entry is None or entry.role != "assistant":
+        return
+    content = text_of(entry)
+    kept = content[: round(len(content) * min(1.0, share))]
+    if len(kept) < len(content):
+        kept = kept.rpartition(" ")[0] or kept
+    entry.content = [realtime.ContentPart(type="output_text", text=kept)]
+
+
+def called(s: State, item: realtime.Item) -> None:
+    """The model calls a function."""
+    _add(
+        s,
+        realtime.Item(
+            type="function_call",
+            id=item.id,
+            name=item.name,
+            call_id=item.call_id,
+            arguments=item.arguments or "{}",
+        ),
+    )
+
+
+def replay(s: State) -> list[realtime.Item]:
+    """The items to tell a new upstream, oldest first, without ids: what says nothing is left out,
+    and so is a result whose call is gone."""
+    calls: set[str | None] = set()
+    items: list[realtime.Item] = []
+    for entry in s.log:
+        if entry.type == "message" and not text_of(entry):
+            continue
+        if entry.type == "function_call_output" and entry.call_id not in calls:
+            continue
+        if entry.type == "function_call":
+            calls.add(entry.call_id)
+        items.append(entry)
+    return items
+
+
+def text_of(item: realtime.Item) -> str:
+    """The words of an item: what its audio says, or its text."""
+    parts = (part.transcript or part.text or "" for part in item.content or [])
+    return "".join(parts)
+
+
+def _add(s: State, item: realtime.Item) -> None:
+    s.log.append(item)
+    if len(s.log) > s.options.history_items or _chars(s.log) > s.options.history_chars:
+        s.log = _bounded(s)
+
+
+def _bounded(s: State) -> list[realtime.Item]:
+    """The newest part of the log that is within the bounds, begun at a user's turn, so that no call
+    is parted from its result; open calls stay whatever their age (C-243)."""
+    open_calls = {call.id for round_ in s.rounds for call in round_.calls.values()}
+    for at, entry in enumerate(s.log):
+        rest = s.log[at:]
+        if at == 0 or entry.role != "user" or _parts_a_call(s.log, at):
+            continue
+        if len(rest) <= s.options.history_items and _chars(rest) <= s.options.history_chars:
+            kept = [i for i in s.log[:at] if i.type == "function_call" and i.call_id in open_calls]
+            return [*kept, *rest]
+    return s.log
+
+
+def _parts_a_call(log: list[realtime.Item], at: int) -> bool:
+    before = {item.call_id for item in log[:at] if item.type == "function_call"}
+    return any(item.type == "function_call_output" and item.call_id in before for item in log[at:])
+
+
+def _chars(items: Iterable[realtime.Item]) -> int:
+    return sum(
+        len(text_of(item)) + len(item.arguments or "") + len(item.output or "") for item in items
+    )
+
+
+def _find(s: State, item_id: str) -> realtime.Item | None:
+    """Mostly the newest."""
+    return next((item for item in reversed(s.log) if item.id == item_id), None)

@@ -1,0 +1,291 @@
+"""rollover: upstream legs come and go, and the conversation goes on (4.8).
+
+One mechanism for every reason: a new leg is dialled and configured, told the history, and made the
+live one. After a loss there is no live leg meanwhile, and the client's input is held. A planned
+change (the upstream's session grows old, another model, another voice) leaves the old leg in
+service until the new one stands by and the conversation pauses.
+"""
+
+from relay import realtime, settings
+from relay.session import history, phases, responses, text, updates
+from relay.session.actions import AudioToUpstream, Hangup
+from relay.session.facts import Loss, UpstreamGone
+from relay.session.state import (
+    Leg,
+    LegPhase,
+    Reason,
+    Response,
+    State,
+    Timer,
+    TurnPhase,
+    Updating,
+    Want,
+)
+
+MAX_DURATION = "maximum duration"
+"""In the reason of close 1001, which is all that tells it from any other (2.1)."""
+
+
+# -- what happens to legs --------------------------------------------------------------------------
+
+
+def session_created(s: State, leg: Leg, session: realtime.Session) -> None:
+    """A leg answers. What was asked for while there was no live one is part of its configuration
+    (C-080)."""
+    if s.settings_applied and s.live is None and leg.phase is LegPhase.OPEN:
+        _fold(s, leg)
+    phases.session_created(s, leg, session)
+
+
+def configured(s: State, leg: Leg) -> None:
+    """A leg has our configuration: it takes over now, or when the conversation pauses."""
+    if not s.settings_applied:
+        phases.configured(s, leg)
+        return
+    leg.phase = LegPhase.STANDBY
+    s.disarm(Timer.UPSTREAM_STEP)
+    if s.live is None:
+        _switch(s, leg)
+
+
+def leg_gone(s: State, number: int, gone: UpstreamGone) -> None:
+    """A leg ended by itself, or could not be opened."""
+    if s.live is not None and s.live.number == number:
+        s.note("warning", "upstream_lost", how=gone.how.value, code=gone.code, reason=gone.reason)
+        if s.options.rollover:
+            _lost(s)
+        elif gone.code == 1001 and MAX_DURATION in gone.reason:
+            phases.over(s)
+        else:
+            s.fail("INTERNAL_SERVER_ERROR", "The connection to the upstream was lost.", 1011)
+    elif s.next is not None and s.next.number == number:
+        _attempt_failed(s, s.next, gone)
+
+
+def step_timed_out(s: State) -> None:
+    """One step of an attempt took too long: hang up, try again."""
+    if s.next is not None:
+        _hang_up(s, s.next, f"{s.next.phase.value} too long")
+
+
+def unreadable(s: State) -> None:
+    """An upstream that talks nonsense is a lost one (3.4.1)."""
+    leg = s.live or s.next
+    if leg is not None:
+        _hang_up(s, leg, "unreadable events")
+
+
+def expired(s: State) -> None:
+    """The upstream says that its session is over (C-184)."""
+    if s.options.rollover and s.live is not None:
+        _hang_up(s, s.live, "session expired")
+    else:
+        phases.over(s)
+
+
+def prepare(s: State) -> None:
+    """The live leg's session will end before long: have another one ready."""
+    if s.next is None and s.live is not None:
+        s.attempts = 0
+        phases.dial(s, s.applied)
+
+
+def overdue(s: State) -> None:
+    """The live leg's session is about to end: switch whatever is going on (C-185)."""
+    if s.live is not None:
+        if s.next is not None and s.next.phase is LegPhase.STANDBY:
+            _switch(s, s.next)
+        else:
+            _hang_up(s, s.live, "session about to end")
+
+
+def redial(s: State) -> None:
+    """The pause after a failed attempt is over."""
+    phases.dial(s, s.changing.change.plan if s.changing else s.applied)
+
+
+def proceed(s: State) -> None:
+    """Do what has become possible: prepare the leg that is wanted, switch at an idle point
+    (C-185)."""
+    if s.live is None:
+        return
+    if s.poisoned:
+        s.poisoned = False
+        _hang_up(s, s.live, "it fails whatever it is asked")
+        return
+    _prepare_wanted(s)
+    if s.next is not None and s.next.phase is LegPhase.STANDBY and _is_idle(s):
+        if s.playback.finished(s.now):
+            _switch(s, s.next)
+        else:
+            s.arm(Timer.PLAYED, s.playback.play_end - s.now)
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _lost(s: State) -> None:
+    """The live leg is gone. What it owed is wanted again on the next one."""
+    s.warn("THINK_REQUEST_FAILED", "The connection to the upstream was lost and is rebuilt.")
+    _leave(s)
+    s.live = None
+    if s.next is not None and s.next.phase is LegPhase.STANDBY:
+        _switch(s, s.next)
+    elif s.next is None:
+        s.attempts = 0
+        s.disarm(Timer.REDIAL)
+        redial(s)
+
+
+def _hang_up(s: State, leg: Leg, why: str) -> None:
+    s.act(Hangup(leg.number))
+    leg_gone(s, leg.number, UpstreamGone(Loss.LOST, reason=why))
+
+
+def _attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
+    for_good = phases.attempt_failed(s, leg, gone)
+    if not s.settings_applied:
+        phases.first_attempt_failed(s, for_good=for_good)
+        return
+    s.updates[:0] = [folded.message for folded in leg.folded]
+    s.attempts += 1
+    if not for_good and s.attempts < s.options.rebuild_attempts:
+        phases.redial(s)
+    elif s.live is not None:
+        updates.give_up_change(s)  # C-241
+    elif for_good:
+        s.fail("FAILED_TO_THINK", f"The upstream refused the connection: {s.trouble}.", 1000)
+    else:
+        s.fail("INTERNAL_SERVER_ERROR", f"The upstream was not rebuilt: {s.trouble}.", 1011)
+
+
+def _fold(s: State, leg: Leg) -> None:
+    """Make waiting updates part of a leg's plan; they are acknowledged when it is live."""
+    held = [frame for frame in s.held if isinstance(frame, settings.Update)]
+    s.held = [frame for frame in s.held if not isinstance(frame, settings.Update)]
+    for message in [*s.updates, *held]:
+        change = updates.worked_out(s, leg.plan, message)
+        if isinstance(change, settings.Refusal):
+            s.warn(change.code, change.description)
+        else:
+            leg.plan = change.plan
+            leg.folded.append(Updating(message=message, change=change))
+    s.updates = []
+
+
+def _prepare_wanted(s: State) -> None:
+    """Dial for a change that needs a new leg (C-073, C-075), and anew if what is being prepared is
+    not what is wanted any more."""
+    wanted = s.changing.change.plan if s.changing else s.applied
+    if s.next is not None and s.next.plan != wanted:
+        s.act(Hangup(s.next.number))
+        s.next = None
+        s.disarm(Timer.UPSTREAM_STEP)
+        phases.dial(s, wanted)
+    elif s.changing is not None and s.next is None and Timer.REDIAL not in s.deadlines:
+        s.attempts = 0
+        phases.dial(s, wanted)
+
+
+def _is_idle(s: State) -> bool:
+    """Nobody speaks, and nothing is owed."""
+    owed = s.response or s.requested or s.retrying or s.rounds
+    return not owed and s.turn is TurnPhase.IDLE
+
+
+def _switch(s: State, leg: Leg) -> None:
+    """The leg becomes the live one and is told what was said (C-186)."""
+    if s.live is not None:
+        _leave(s)
+        s.act(Hangup(s.live.number))
+    s.next = None
+    phases.go_live(s, leg)
+    s.plan = leg.plan
+    items = history.replay(s)
+    s.note("info", "upstream_switched", leg=leg.number, items=len(items))
+    for item in items:
+        s.place(phases.identified(item, s.new_id("ctx")))
+    for folded in leg.folded:
+        updates.acknowledge(s, folded)
+    if s.changing is not None:
+        changing, s.changing = s.changing, None
+        updates.acknowledge(s, changing)
+    if s.kept:
+        s.act(AudioToUpstream(leg.number, b"".join(s.kept)))
+        s.uncommitted_bytes = s.kept_bytes
+
+
+def _leave(s: State) -> None:
+    """Nothing more comes from the live leg. What it owed becomes a want; what it was told stays in
+    the history."""
+    again = _owed(s)
+    if s.response is not None:
+        responses.abandon(s, s.response)
+    s.requested = s.retrying = None
+    for want in s.wants:
+        want.waits_for = []
+    if again is not None:
+        s.wants.insert(0, again)
+    for user in s.user_items.values():
+        user.pending = False
+    text.release(s)
+    if s.turn is not TurnPhase.SPEAKING:
+        s.kept, s.kept_bytes = [], 0
+    text.end_turn(s)
+    if s.updating is not None:
+        s.updates.insert(0, s.updating.message)
+        s.updating = None
+    if s.gathered:
+        s.held.insert(0, s.gathered)
+        s.gathered = b""
+    s.unacknowledged = []
+    s.uncommitted_bytes = s.bad_audio = s.bad_frames = 0
+    s.cancelled_for_speech = False
+    s.disarm(
+        Timer.ITEM,
+        Timer.REQUEST,
+        Timer.RETRY,
+        Timer.SLOW_THINK,
+        Timer.INFERRED_END,
+        Timer.CANCELLED,
+        Timer.UNASKED,
+        Timer.UPDATE,
+        Timer.APPEND,
+        Timer.PREPARE,
+        Timer.SWITCH,
+        Timer.PLAYED,
+    )
+
+
+def _owed(s: State) -> Want | None:
+    """The response that the next leg is to be asked for first, if any (C-245)."""
+    waiting = s.requested or s.retrying
+    if waiting is not None:
+        return None if waiting.dropped else waiting
+    if s.response is not None and not s.response.interrupted:
+        return _rest_of(s, s.response)
+    if s.turn is TurnPhase.WAITING and s.applied.create_response:
+        return _question(s)
+    return None
+
+
+def _rest_of(s: State, response: Response) -> Want | None:
+    """A response was cut off: again if nothing of it was heard, else from where it ended. A recital
+    is not taken up in the middle, and an open call is an answer."""
+    if any(round_.response == response.id for round_ in s.rounds):
+        return None
+    if response.first_audio_at is None:
+        return response.want or _question(s)
+    if response.verbatim or not s.options.continue_after_loss:
+        return None
+    return Want(reason=Reason.CONTINUE, serial=s.number(), since=s.now)
+
+
+def _question(s: State) -> Want | None:
+    """The user's last turn, asked again: once, and only if its words are known."""
+    last = next((item for item in reversed(s.log) if item.role == "user"), None)
+    if last is None or not history.text_of(last) or last.id == s.asked_again:
+        s.warn("THINK_REQUEST_FAILED", "The last turn was lost with the connection.")
+        return None
+    s.asked_again = last.id or ""
+    return Want(reason=Reason.TURN, serial=s.number(), since=s.now)
