@@ -5,8 +5,10 @@ mend. 1: anything else. Each command imports its own room, so that none waits fo
 use.
 """
 
+import contextlib
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,10 +218,23 @@ def _host_and_port(listen: str | None) -> tuple[str | None, int | None]:
 
 def _run(command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
     """Run a command to its exit code."""
+    with _interruptible():
+        try:
+            return trio.run(command, *arguments)
+        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+            return _verdict(error)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt here; `__main__` had it end the process."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return trio.run(command, *arguments)
-    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
-        return _verdict(error)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _verdict(error: BaseException) -> int:

@@ -366,6 +366,12 @@ async def test_the_simulator_alone_listens_and_stops(
         assert await simulator.ended() == 0
 
 
+def test_ctrl_c_while_modules_are_imported_just_ends_the_process() -> None:
+    shown = "import signal, relay.__main__; print(signal.getsignal(signal.SIGINT).name)"
+    started = subprocess.run([sys.executable, "-c", shown], capture_output=True, check=True)
+    assert started.stdout == b"SIG_DFL\n"
+
+
 async def test_ctrl_c_in_the_middle_of_a_talk_is_quiet() -> None:
     child = await trio.lowlevel.open_process(
         [*RELAY, "talk", "Hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
