@@ -222,7 +222,7 @@ class _Bridge:
 
     async def _keep_time(self) -> None:
         with self._blame_on_us():
-            while True:
+            while not self._over.is_set():  # then nobody would move a deadline that has passed
                 with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
                     await trio.sleep_forever()
                 self._tell(self._session.deadline_passed)
