@@ -84,6 +84,9 @@ class Upstream(Section, frozen=True):
     api_key_file: Path | None = None
     """File with the upstream's key; else `OPENAI_API_KEY`, else the systemd credential
     `openai-api-key`."""
+    warm: Literal["off", "on_connect"] = "off"
+    """`on_connect` dials with `upstream.model` as soon as a client is admitted, before its
+    Settings; never for clients without a key on a listener beyond loopback."""
     ends_responses: bool = True
     """It sends response.done; false for servers that never do, and the end is inferred."""
     model: str = DEFAULTS.model

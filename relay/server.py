@@ -168,7 +168,9 @@ class Relay:
         if isinstance(outcome, Refused):
             log.info("refused", status=outcome.status, reason=outcome.reason, peer=request.peer)
             return _page(request, outcome.status, outcome.reason)
-        admitted = Admission(str(uuid.uuid4()), outcome.dialect)
+        known = outcome.key_name is not None or config.is_loopback(self._config.listen.host)
+        warm = known and self._config.upstream.warm == "on_connect"
+        admitted = Admission(str(uuid.uuid4()), outcome.dialect, warm)
         return wire.Accept(
             partial(self._hold, admitted, outcome.key_name, request.peer),
             outcome.subprotocol,

@@ -67,6 +67,7 @@ class Pair:
         options: SessionOptions | None = None,
         mapping: MappingOptions | None = None,
         dialect: Dialect = Dialect.DEEPGRAM,
+        admission: Admission | None = None,
         latency_s: float = 0.02,
     ) -> None:
         self.now = START
@@ -75,7 +76,7 @@ class Pair:
         self.session = Session(
             options=options or SessionOptions(),
             mapping=mapping or MappingOptions(),
-            admission=Admission("request-1", dialect),
+            admission=admission or Admission("request-1", dialect),
         )
         self.upstreams: dict[int, simulated.Conversation] = {}
         self.lines: list[Line] = []

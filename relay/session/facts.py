@@ -13,6 +13,8 @@ class Admission(msgspec.Struct, frozen=True):
     request_id: str
     """Unguessable, fresh for each connection; the Welcome carries it."""
     dialect: Dialect = Dialect.DEEPGRAM
+    warm: bool = False
+    """Worth dialling the upstream for before it has said what it wants."""
 
 
 class UpstreamTraits(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ L-06).
 
 from relay import realtime, settings, voice_agent
 from relay.session import history, responses, turns
-from relay.session.actions import Dial, Redeliver, SetFormats, Target
+from relay.session.actions import Dial, Hangup, Redeliver, SetFormats, Target
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import Leg, LegPhase, State, Timer
 
@@ -24,6 +24,8 @@ def welcome(s: State) -> None:
     s.arm(Timer.SETTINGS, s.options.settings_deadline_s)
     s.arm(Timer.OVER, s.options.max_session_s)
     s.arm(Timer.NEARLY_OVER, s.options.max_session_s - s.options.session_warning_s)
+    if s.admission.warm:
+        _dial(s, Target(upstream=0, model=s.mapping.model), None)
 
 
 def settings_came(s: State, message: voice_agent.Settings) -> None:
@@ -59,7 +61,7 @@ def settings_came(s: State, message: voice_agent.Settings) -> None:
             formats.wav_header,
         )
     )
-    dial(s, plan)
+    _warm_or_dial(s, plan)
     early, s.early = s.early, []
     if early:
         s.act(Redeliver(early))
@@ -75,8 +77,24 @@ def settings_again(s: State) -> None:
 
 def dial(s: State, plan: settings.Plan) -> None:
     """Begin an attempt. After a failure the next upstream has its turn."""
+    _dial(s, Target(upstream=s.attempts % len(s.upstreams), model=plan.model), plan)
+
+
+def _warm_or_dial(s: State, plan: settings.Plan) -> None:
+    """The leg that was dialled on a guess, if the guess was right."""
+    leg = s.next
+    if leg is not None and leg.target.model == plan.model:
+        leg.plan = plan
+        if leg.phase is LegPhase.WARM:
+            _configure(s, leg)
+        return
+    if leg is not None:
+        s.act(Hangup(leg.number))
+    dial(s, plan)
+
+
+def _dial(s: State, target: Target, plan: settings.Plan | None) -> None:
     s.legs += 1
-    target = Target(upstream=s.attempts % len(s.upstreams), model=plan.model)
     infers_ends = not s.upstreams[target.upstream].ends_responses
     s.next = Leg(number=s.legs, target=target, plan=plan, infers_ends=infers_ends)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
@@ -101,11 +119,21 @@ def session_created(s: State, leg: Leg, session: realtime.Session) -> None:
         return
     leg.expires_at = leg.opened_at + s.options.upstream_session_s  # U-17
     if isinstance(session.expires_at, int):
-        leg.expires_at = leg.opened_at + session.expires_at - leg.opened_wall
+        lasts = session.expires_at - leg.opened_wall
+        if lasts > s.options.prepare_before_s:  # else somebody's wall clock is wrong
+            leg.expires_at = leg.opened_at + lasts
+    if leg.plan is None:
+        leg.phase = LegPhase.WARM
+        s.disarm(Timer.UPSTREAM_STEP)
+    else:
+        _configure(s, leg)
+
+
+def _configure(s: State, leg: Leg) -> None:
     leg.phase = LegPhase.CONFIGURING
     leg.configured_by = s.new_id("upd", leg)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
-    s.ask(realtime.SessionUpdate(event_id=leg.configured_by, session=leg.plan.session()), leg)
+    s.ask(realtime.SessionUpdate(event_id=leg.configured_by, session=leg.agreed.session()), leg)
 
 
 def configured(s: State, leg: Leg) -> None:

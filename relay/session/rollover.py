@@ -144,6 +144,8 @@ def _hang_up(s: State, leg: Leg, why: str) -> None:
 
 def _attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
     for_good = phases.attempt_failed(s, leg, gone)
+    if s.plan is None:
+        return  # it was dialled on a guess; Settings will dial in earnest
     if not s.settings_applied:
         phases.first_attempt_failed(s, for_good=for_good)
         return
@@ -164,7 +166,7 @@ def _fold(s: State, leg: Leg) -> None:
     held = [frame for frame in s.held if isinstance(frame, settings.Update)]
     s.held = [frame for frame in s.held if not isinstance(frame, settings.Update)]
     for message in [*s.updates, *held]:
-        change = updates.worked_out(s, leg.plan, message)
+        change = updates.worked_out(s, leg.agreed, message)
         if isinstance(change, settings.Refusal):
             s.warn(change.code, change.description)
         else:

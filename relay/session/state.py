@@ -48,6 +48,8 @@ class LegPhase(enum.Enum):
     """The shell is connecting."""
     OPEN = "open"
     """Connected; session.created has not come."""
+    WARM = "warm"
+    """session.created has come; Settings have not."""
     CONFIGURING = "configuring"
     """session.update was sent; session.updated has not come."""
     STANDBY = "standby"
@@ -110,8 +112,8 @@ class Leg(msgspec.Struct, kw_only=True):
 
     number: int
     target: Target
-    plan: Plan
-    """What it is, or will be, configured with."""
+    plan: Plan | None = None
+    """What it is, or will be, configured with; None: dialled before Settings."""
     phase: LegPhase = LegPhase.DIALLING
     folded: list["Updating"] = []
     """Updates that are part of its plan, to be acknowledged when it is live."""
@@ -129,6 +131,13 @@ class Leg(msgspec.Struct, kw_only=True):
     """It has sent response.created."""
     infers_ends: bool = False
     """Its responses end when all they began is done, because it may never say so (4.4)."""
+
+    @property
+    def agreed(self) -> Plan:
+        """The plan, where there must be one."""
+        if self.plan is None:
+            raise RuntimeError("no Settings yet")
+        return self.plan
 
 
 class TurnPhase(enum.Enum):
