@@ -136,11 +136,16 @@ class Done(msgspec.Struct):
 class Playbook:
     """A session, the time, and what was said so far."""
 
+    jump = 0.0
+    """How much further ahead the clock of each decoded copy is."""
+
     def __init__(self, session: Session, component: bool = False) -> None:
         """`component`: messages to the client may be those of the component's dialect."""
         self.session = session
         self.component = component
         self.now = START
+        self.ahead = 0.0
+        """How much the session's clock is ahead of ours."""
         self.lines: list[Line] = []
         self.unlisted: list[Done] = []
         self.logged: list[Note] = []
@@ -159,7 +164,7 @@ class Playbook:
     def opens(self) -> Self:
         """The connection was admitted."""
         return self._happens(
-            CLIENT_IN, "(connects)", lambda: self.session.opened(self.now, self.wall)
+            CLIENT_IN, "(connects)", lambda: self.session.opened(self.clock, self.wall)
         )
 
     def client(self, *messages: Expected) -> Self:
@@ -186,7 +191,7 @@ class Playbook:
     def client_too_big(self, size: int) -> Self:
         """The client sends a frame above the limit."""
         return self._happens(
-            CLIENT_IN, f"<{size} bytes>", lambda: self.session.client_too_big(size, self.now)
+            CLIENT_IN, f"<{size} bytes>", lambda: self.session.client_too_big(size, self.clock)
         )
 
     def client_closes(self, code: int = 1000, reason: str = "") -> Self:
@@ -212,7 +217,7 @@ class Playbook:
         return self._happens(
             leg_in(number),
             "(open)",
-            lambda: self.session.upstream_opened(number, self.now, self.wall),
+            lambda: self.session.upstream_opened(number, self.clock, self.wall),
         )
 
     def upstream(self, *events: Expected, leg: int | None = None) -> Self:
@@ -249,7 +254,7 @@ class Playbook:
         return self._happens(
             leg_in(number),
             f"(gone: {how.value} {status or code or ''} {reason})",
-            lambda: self.session.upstream_gone(number, gone, self.now),
+            lambda: self.session.upstream_gone(number, gone, self.clock),
         )
 
     def updated(self, *, leg: int | None = None, **changes: Any) -> Self:
@@ -326,12 +331,14 @@ class Playbook:
         return self._happens(
             "endpoint >>",
             f"{call} {brief(output)} {'' if ok else '(failed)'}",
-            lambda: self.session.endpoint_answered(call, output, ok, self.now),
+            lambda: self.session.endpoint_answered(call, output, ok, self.clock),
         )
 
     def going_away(self) -> Self:
         """The daemon shuts down."""
-        return self._happens("daemon >>", "(going away)", lambda: self.session.going_away(self.now))
+        return self._happens(
+            "daemon >>", "(going away)", lambda: self.session.going_away(self.clock)
+        )
 
     # -- what it must have done ------------------------------------------------------------------
 
@@ -406,6 +413,11 @@ class Playbook:
     # -- the machinery ---------------------------------------------------------------------------
 
     @property
+    def clock(self) -> float:
+        """What the session is told the time is."""
+        return self.now + self.ahead
+
+    @property
     def wall(self) -> float:
         return WALL + self.now - START
 
@@ -430,7 +442,7 @@ class Playbook:
     def _text(self, frame: str) -> Self:
         message = voice_agent.decode_client(frame)
         self._write(CLIENT_IN, _shown(frame))
-        self._step(lambda: self.session.client_message(message, self.now))
+        self._step(lambda: self.session.client_message(message, self.clock))
         return self
 
     def _client_gone(self, gone: ClientGone) -> Self:
@@ -438,14 +450,14 @@ class Playbook:
         return self._happens(
             CLIENT_IN,
             f"(gone: {code} {gone.reason})",
-            lambda: self.session.client_gone(gone, self.now),
+            lambda: self.session.client_gone(gone, self.clock),
         )
 
     def _audio(self, chunk: bytes) -> None:
         def call() -> list[Action]:
-            ready = self.session.client_audio(chunk, self.now)
+            ready = self.session.client_audio(chunk, self.clock)
             if ready is None:
-                return self.session.client_media(chunk, self.now)
+                return self.session.client_media(chunk, self.clock)
             return [AudioToUpstream(self.leg(), ready)]
 
         self._step(call)
@@ -456,10 +468,10 @@ class Playbook:
 
         def call() -> list[Action]:
             if isinstance(event, realtime.ResponseOutputAudioDelta):
-                ready = self.session.upstream_audio(leg, event, self.now)
+                ready = self.session.upstream_audio(leg, event, self.clock)
                 if ready is not None:
                     return [AudioToClient(ready)]
-            return self.session.upstream_event(leg, event, self.now)
+            return self.session.upstream_event(leg, event, self.clock)
 
         self._step(call)
 
@@ -489,7 +501,7 @@ class Playbook:
         if isinstance(frame, bytes):
             self._audio(frame)
         else:
-            self._step(lambda: self.session.client_message(frame, self.now))
+            self._step(lambda: self.session.client_message(frame, self.clock))
 
     def _note_down(self, action: Action) -> None:
         """Write an action into the transcript and keep it until it is listed."""
@@ -557,24 +569,25 @@ class Playbook:
         decoded = msgspec.msgpack.decode(encoded, type=type(self.session))
         same = msgspec.msgpack.encode(decoded) == encoded
         self._must(same, "a decoded session encodes differently")
-        due = self.session.next_deadline()
-        decoded.rebased(self.now)
-        same = math.isclose(decoded.next_deadline(), due)
+        due = self.session.next_deadline() - self.ahead
+        self.ahead += self.jump
+        decoded.rebased(self.clock)
+        same = math.isclose(decoded.next_deadline() - self.ahead, due, abs_tol=1e-6)
         self._must(same, "a decoded session has other deadlines")
         if due > self.now:
-            self._must(decoded.deadline_passed(self.now) == [], "an early alarm did something")
+            self._must(decoded.deadline_passed(self.clock) == [], "an early alarm did something")
         self.session = decoded
 
     def _alarms(self, until: float) -> None:
         """Ring for everything that falls due."""
         __tracebackhide__ = True
         rung_at = 0
-        while (due := self.session.next_deadline()) <= until:
-            rung_at = rung_at + 1 if due <= self.now else 0
+        while (due := self.session.next_deadline()) - self.ahead <= until:
+            rung_at = rung_at + 1 if due <= self.clock else 0
             self._must(rung_at < 20, "deadlines spin")
-            self.now = max(self.now, due)
+            self.now = max(self.now, due - self.ahead)
             self._write("alarm", "")
-            self._perform(self.session.deadline_passed(self.now))
+            self._perform(self.session.deadline_passed(max(due, self.clock)))
             self._survive()
 
     def _must(self, truth: bool, why: str) -> None:

@@ -97,6 +97,7 @@ def opened(
     component: bool = False,
     mapping: MappingOptions | None = None,
     ends_responses: bool = True,
+    playbook: type[Playbook] = Playbook,
     **options: Any,
 ) -> Playbook:
     """Connected and welcomed, with these session options."""
@@ -107,7 +108,7 @@ def opened(
         admission=Admission("request-1", dialect),
         upstreams=(UpstreamTraits(ends_responses),),
     )
-    return Playbook(session, component).opens().to_client(like("Welcome", request_id="request-1"))
+    return playbook(session, component).opens().to_client(like("Welcome", request_id="request-1"))
 
 
 def configuring(given: Wire | None = None, **opening: Any) -> Playbook:
