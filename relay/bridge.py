@@ -221,11 +221,10 @@ class _Bridge:
     # -- time, endpoints, and the daemon's end ----------------------------------------------------
 
     async def _keep_time(self) -> None:
-        with self._blame_on_us():
-            while not self._over.is_set():  # then nobody would move a deadline that has passed
-                with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
-                    await trio.sleep_forever()
-                self._tell(self._session.deadline_passed)
+        while not self._over.is_set():  # then nobody would move a deadline that has passed
+            with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
+                await trio.sleep_forever()
+            self._tell(self._session.deadline_passed)
 
     async def _call(self, call: CallEndpoint, scope: trio.CancelScope) -> None:
         with self._blame_on_us(), scope:
@@ -235,9 +234,8 @@ class _Bridge:
                 self._tell(lambda now: self._session.endpoint_answered(call.call, output, ok, now))
 
     async def _leave(self, going_away: trio.Event) -> None:
-        with self._blame_on_us():
-            await going_away.wait()
-            self._tell(self._session.going_away)
+        await going_away.wait()
+        self._tell(self._session.going_away)
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -325,12 +323,11 @@ class _Bridge:
             yield
         except Exception:
             log.exception("conversation failed")
-            if not self._over.is_set():
-                code = "INTERNAL_SERVER_ERROR"
-                error = voice_agent.Error(description="The relay failed.", code=code)
-                self._client.post(voice_agent.encode(error))
-                self._close = Close(1011, code)
-                self._over.set()
+            code = "INTERNAL_SERVER_ERROR"
+            error = voice_agent.Error(description="The relay failed.", code=code)
+            self._client.post(voice_agent.encode(error))
+            self._close = Close(1011, code)
+            self._over.set()
 
 
 class _Upstream:

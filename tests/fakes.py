@@ -42,7 +42,8 @@ class FakeLeg:
     async def receive(self) -> Frame:
         if self._gone is None:
             at, frame = await self._incoming.receive()
-            await trio.sleep_until(at)
+            if at > trio.current_time():  # else as a real leg: what has come is not cancelled away
+                await trio.sleep_until(at)
             if not isinstance(frame, LegGone):
                 return frame
             self._gone = frame
@@ -70,6 +71,7 @@ class FakeLeg:
                     return
                 self.farewell = trio.current_time(), code, reason
                 await trio.sleep(2 * self._latency_s)
+                self._says.send_nowait((trio.current_time(), LegGone(code, reason)))
 
     # -- as the peer ------------------------------------------------------------------------------
 

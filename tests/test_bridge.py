@@ -218,6 +218,12 @@ async def test_audio_goes_through_the_ears_onto_the_live_leg(autojump_clock: Moc
         await settle()
         chunks = [args[0] for name, *args in session.told if name == "client_audio"]
         assert sum(map(len, chunks)) == pytest.approx(5 * 960, abs=120)  # the ears hold back 2 ms
+        at_work.upstream.stalls()
+        at_work.client.says(bytes(640))
+        await settle()
+        assert at_work.upstream.unsent_audio_ms == 20.0
+        at_work.upstream.reads()
+        chunks = [args[0] for name, *args in session.told if name == "client_audio"]
         events = [realtime.decode_client(frame) for frame in at_work.upstream.heard]
         assert events == [realtime.InputAudioBufferAppend(audio=chunk) for chunk in chunks]
 
@@ -328,6 +334,30 @@ async def test_each_utterance_begins_with_a_wav_header_if_that_is_asked_for(
             header + b"\3\3",
             header + b"\4\4",
         ]
+
+
+async def test_what_is_dropped_is_not_heard_in_what_follows(autojump_clock: MockClock) -> None:
+    rough = SetFormats(PCM24K, PCM24K, PCM24K, PCM16K, wav_header=False)
+    session = live_session(rough, upstream_event=lambda leg, event: [AudioDropped()])
+    async with bridged(session) as at_work:
+        await settle()
+        at_work.upstream.says(delta(b"\xff\x7f" * 480), CLEARED, delta(bytes(960)))
+        await settle()
+        loud, silent = at_work.client.heard
+        assert isinstance(loud, bytes)
+        assert isinstance(silent, bytes)
+        assert any(loud)
+        assert not any(silent)
+        assert len(silent) == len(loud)
+
+
+async def test_a_wav_header_does_not_count_as_audio(autojump_clock: MockClock) -> None:
+    session = live_session(msgspec.structs.replace(PLAIN, wav_header=True))
+    async with bridged(session, client := FakeLeg(stalled=True)) as at_work:
+        await settle()
+        at_work.upstream.says(delta(bytes(960)), delta(bytes(960)))
+        await settle()
+        assert client.unsent_audio_ms == 40.0
 
 
 async def test_dropped_audio_is_taken_out_of_the_outbox_and_text_stays(
@@ -449,6 +479,34 @@ async def test_events_of_a_leg_that_was_hung_up_are_not_delivered(
         assert leg.heard == []
         assert leg.farewell is not None
         assert leg.farewell[1] == 1000
+
+
+@pytest.mark.conformance("C-242")
+async def test_nor_are_those_that_had_arrived_when_the_leg_was_hung_up(
+    autojump_clock: MockClock,
+) -> None:
+    orders = set()
+    for _ in range(30):  # two tasks wake at the same moment, in any order
+        session = live_session(client_message=[Hangup(1)])
+        upstreams = FakeUpstreams(FakeLeg(latency_s=0))
+        async with bridged(session, FakeLeg(latency_s=0), upstreams) as at_work:
+            await settle()
+            at_work.client.says(KEEP_ALIVE)
+            at_work.upstream.says(CLEARED)
+            await settle()
+            orders.add(tuple(session.names()[2:]))
+    assert orders == {("client_message",), ("upstream_event", "client_message")}
+
+
+async def test_a_dial_that_fails_after_it_was_hung_up_is_not_told(
+    autojump_clock: MockClock,
+) -> None:
+    session = live_session(client_message=[Hangup(1)])
+    stubborn = FakeUpstreams(DialFailed(None, "too late"), delay_s=5, stubborn=True)
+    async with bridged(session, upstreams=stubborn) as at_work:
+        at_work.client.says(KEEP_ALIVE)
+        await settle(10)
+        assert session.names() == ["opened", "client_message"]
 
 
 async def test_an_upstream_that_sheds_audio_is_logged_once(autojump_clock: MockClock) -> None:
@@ -588,6 +646,7 @@ async def test_endpoint_answers_are_told_unless_the_call_was_given_up(
         assert [told for told in session.told if told[0] == "endpoint_answered"] == [
             ("endpoint_answered", "c1", "f of c1", True)
         ]
+        assert at_work.ended_at is None
 
 
 # -- ends ---------------------------------------------------------------------------------------
@@ -599,22 +658,24 @@ async def test_close_comes_behind_what_was_posted_and_hangs_up_upstream_meanwhil
     session = live_session(
         client_message=[said("last words"), ToUpstream(1, CLEAR), Close(1011, "CODE")]
     )
-    async with bridged(session) as at_work:
-        await settle()
-        session.due = trio.current_time() + 0.06  # would fall due during the goodbye
-        upstream = at_work.upstream
-        at_work.client.says(KEEP_ALIVE, KEEP_ALIVE, bytes(960))
-        upstream.says(CLEARED)
-        await settle(5)
-        assert texts(at_work.client) == ["last words"]
-        assert at_work.client.farewell is not None
-        assert at_work.client.farewell[1:] == (1011, "CODE")
-        assert types(upstream) == ["input_audio_buffer.clear"]
-        assert upstream.farewell is not None
-        assert upstream.farewell[0] == at_work.client.farewell[0]
-        assert at_work.ended_at == 1.15
-        # After Close the session is told nothing.
-        assert session.names()[session.names().index("client_message") + 1 :] == []
+    with structlog.testing.capture_logs() as lines:
+        async with bridged(session) as at_work:
+            await settle()
+            session.due = trio.current_time() + 0.06  # would fall due during the goodbye
+            upstream = at_work.upstream
+            at_work.client.says(KEEP_ALIVE, KEEP_ALIVE, bytes(960))
+            upstream.says(CLEARED)
+            await settle(5)
+            assert texts(at_work.client) == ["last words"]
+            assert at_work.client.farewell is not None
+            assert at_work.client.farewell[1:] == (1011, "CODE")
+            assert types(upstream) == ["input_audio_buffer.clear"]
+            assert upstream.farewell is not None
+            assert upstream.farewell[0] == at_work.client.farewell[0]
+            assert at_work.ended_at == 1.15
+            # After Close the session is told nothing.
+            assert session.names()[session.names().index("client_message") + 1 :] == []
+    assert [line["event"] for line in lines] == ["closing"]
 
 
 async def test_close_to_a_client_that_does_not_read_still_ends_soon_and_upstream_at_once(
