@@ -18,7 +18,7 @@ import argparse
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -56,7 +56,8 @@ class Row(msgspec.Struct, frozen=True):
     """A statement with its tests, and their results taken together."""
 
     statement: Statement
-    tests: list[str]
+    tests: dict[str, str]
+    """Results by test id."""
     result: str
     """passed if all its tests passed, MISSING if there are none, else the worst of them."""
 
@@ -78,12 +79,12 @@ def rows(stated: Iterable[Statement], report: Report) -> list[Row]:
 
 
 def _row(statement: Statement, report: Report) -> Row:
-    outcomes = {
+    tests = {
         test: outcome.result
-        for test, outcome in report.items()
+        for test, outcome in sorted(report.items())
         if statement.number in outcome.statements
     }
-    return Row(statement, sorted(outcomes), _taken_together(outcomes.values()))
+    return Row(statement, tests, _taken_together(tests.values()))
 
 
 def _taken_together(results: Iterable[str]) -> str:
@@ -101,13 +102,17 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _by_function(tests: Iterable[str]) -> list[str]:
-    """Test ids with the cases of one parametrised test counted instead of listed."""
-    cases: dict[str, int] = {}
-    for test in tests:
-        name = test.partition("[")[0]
-        cases[name] = cases.get(name, 0) + 1
-    return [name if count == 1 else f"{name} ({count} cases)" for name, count in cases.items()]
+def _by_function(tests: Mapping[str, str]) -> list[str]:
+    """The cases of one parametrised test taken together; what did not pass says so."""
+    cases: dict[str, list[str]] = {}
+    for test, result in tests.items():
+        cases.setdefault(test.partition("[")[0], []).append(result)
+    lines = []
+    for name, results in cases.items():
+        count = f" ({len(results)} cases)" if len(results) > 1 else ""
+        result = _taken_together(results)
+        lines.append(name + count + ("" if result == "passed" else f": {result}"))
+    return lines
 
 
 def counts(found: Sequence[Row]) -> str:

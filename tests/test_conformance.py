@@ -43,20 +43,20 @@ def test_a_statement_is_as_good_as_the_worst_of_its_tests() -> None:
     )
 
     assert [row.result for row in found] == ["passed", "failed", "skipped", NOT_RUN, MISSING]
-    assert found[0].tests == ["a", "d"]
+    assert list(found[0].tests) == ["a", "d"]
     assert [row.statement.number for row in gaps(found)] == ["C-002", "C-003", "C-004", "C-005"]
     assert counts(found) == "conformance: conversation 1 of 5"
 
 
-def test_the_table_counts_cases_instead_of_listing_them() -> None:
-    found = rows(
-        [Statement("C-001", "daemon", "a title")],
-        {f"tests/test_x.py::test_y[{n}]": Outcome(["C-001"], "passed") for n in range(3)},
-    )
+def test_the_table_counts_cases_instead_of_listing_them_and_names_what_failed() -> None:
+    report = {f"tests/test_x.py::test_y[{n}]": Outcome(["C-001"], "passed") for n in range(3)}
+    report["tests/test_x.py::test_z"] = Outcome(["C-001"], "failed")
+    found = rows([Statement("C-001", "daemon", "a title")], report)
 
     assert [line.strip() for line in table(found).splitlines()] == [
-        "C-001  daemon        passed   a title",
+        "C-001  daemon        failed   a title",
         "tests/test_x.py::test_y (3 cases)",
+        "tests/test_x.py::test_z: failed",
     ]
 
 
