@@ -29,7 +29,7 @@ from relay.session.actions import (
     ToClient,
     ToUpstream,
 )
-from relay.session.facts import Dialect, Loss
+from relay.session.facts import Dialect, Loss, UpstreamTraits
 from relay.settings import MappingOptions
 from relay.simulator import conversation as simulated
 from relay.simulator.script import Script
@@ -68,6 +68,7 @@ class Pair:
         mapping: MappingOptions | None = None,
         dialect: Dialect = Dialect.DEEPGRAM,
         admission: Admission | None = None,
+        upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),),
         latency_s: float = 0.02,
     ) -> None:
         self.now = START
@@ -76,6 +77,7 @@ class Pair:
         self.session = Session(
             options=options or SessionOptions(),
             mapping=mapping or MappingOptions(),
+            upstreams=upstreams,
             admission=admission or Admission("request-1", dialect),
         )
         self.upstreams: dict[int, simulated.Conversation] = {}
@@ -85,6 +87,8 @@ class Pair:
         self.dialled: list[Target] = []
         self.unreachable = 0
         """So many of the next dials fail."""
+        self.refused = 0
+        """So many of the next dials are answered with 401."""
         self.closed: Close | None = None
         self._audio_checked: set[str] = set()
         self._arrivals: list[tuple[float, int, Callable[[], None]]] = []
@@ -303,6 +307,11 @@ class Pair:
         if self.unreachable:
             self.unreachable -= 1
             gone = UpstreamGone(Loss.UNREACHABLE, reason="nobody there")
+            self._perform(self.session.upstream_gone(leg, gone, self.now))
+            return
+        if self.refused:
+            self.refused -= 1
+            gone = UpstreamGone(Loss.REFUSED, status=401, reason="HTTP status 401")
             self._perform(self.session.upstream_gone(leg, gone, self.now))
             return
         self.upstreams[leg] = held

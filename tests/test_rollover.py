@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.session import SessionOptions
-from relay.session.facts import Dialect
+from relay.session.facts import Dialect, UpstreamTraits
 from relay.simulator.script import parse
 from tests.pair import Pair
 from tests.test_pair import SETTINGS, SPEECH, answer_calls, assert_settled, ready, silence
@@ -247,3 +247,36 @@ def test_however_often_the_upstream_is_lost_nothing_is_lost_or_doubled(
     assert len(set(calls)) == len(calls)
     pair.client(says("The end")).until("LatencyReport")
     assert pair.said()[-1] == ("assistant", "You said: The end")
+
+
+def test_the_next_upstream_takes_over_in_mid_conversation() -> None:
+    pair = Pair(upstreams=(UpstreamTraits(), UpstreamTraits(model="other-model")))
+    pair.client(SETTINGS).until("SettingsApplied").client(says("Hello")).until("LatencyReport")
+    pair.unreachable = 1
+    pair.loses_upstream().client(says("Still there?")).until("LatencyReport").passes(10)
+    assert [(target.upstream, target.model) for target in pair.dialled] == [
+        (0, "gpt-realtime-2.1"),
+        (0, "gpt-realtime-2.1"),
+        (1, "other-model"),
+    ]
+    assert pair.said()[-1] == ("assistant", "You said: Still there?")
+    assert_settled(pair)
+
+
+def test_an_upstream_that_refuses_for_good_is_not_asked_again() -> None:
+    pair = Pair(upstreams=(UpstreamTraits(), UpstreamTraits()))
+    pair.refused = 1
+    pair.client(SETTINGS).until("SettingsApplied")
+    assert [target.upstream for target in pair.dialled] == [0, 1]
+    assert pair.of("Error") == []
+
+
+@pytest.mark.conformance("C-024")
+def test_when_every_upstream_refuses_for_good_that_is_the_end() -> None:
+    pair = Pair(upstreams=(UpstreamTraits(), UpstreamTraits()))
+    pair.refused = 2
+    pair.client(SETTINGS).passes(10)
+    assert [e["code"] for e in pair.of("Error")] == ["FAILED_TO_THINK"]
+    assert pair.closed is not None
+    assert pair.closed.code == 1000
+    assert len(pair.dialled) == 2

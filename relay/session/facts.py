@@ -22,6 +22,8 @@ class UpstreamTraits(msgspec.Struct, frozen=True):
 
     ends_responses: bool = True
     """It sends response.done. False: the end of a response is inferred (C-230)."""
+    model: str | None = None
+    """What to dial it with, whatever the Settings name; None: what they are mapped to."""
 
 
 class ClientGone(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ def welcome(s: State) -> None:
     s.arm(Timer.OVER, s.options.max_session_s)
     s.arm(Timer.NEARLY_OVER, s.options.max_session_s - s.options.session_warning_s)
     if s.admission.warm:
-        _dial(s, Target(upstream=0, model=s.mapping.model), None)
+        _dial(s, _target(s, 0, s.mapping.model), None)
 
 
 def settings_came(s: State, message: voice_agent.Settings) -> None:
@@ -77,13 +77,16 @@ def settings_again(s: State) -> None:
 
 def dial(s: State, plan: settings.Plan) -> None:
     """Begin an attempt. After a failure the next upstream has its turn."""
-    _dial(s, Target(upstream=s.attempts % len(s.upstreams), model=plan.model), plan)
+    known = len(s.upstreams)
+    in_turn = ((s.attempts + n) % known for n in range(known))
+    upstream = next((n for n in in_turn if n not in s.refusing), 0)
+    _dial(s, _target(s, upstream, plan.model), plan)
 
 
 def _warm_or_dial(s: State, plan: settings.Plan) -> None:
     """The leg that was dialled on a guess, if the guess was right."""
     leg = s.next
-    if leg is not None and leg.target.model == plan.model:
+    if leg is not None and leg.target == _target(s, 0, plan.model):
         leg.plan = plan
         if leg.phase is LegPhase.WARM:
             _configure(s, leg)
@@ -93,12 +96,22 @@ def _warm_or_dial(s: State, plan: settings.Plan) -> None:
     dial(s, plan)
 
 
+def _target(s: State, upstream: int, model: str) -> Target:
+    return Target(upstream=upstream, model=s.upstreams[upstream].model or model)
+
+
 def _dial(s: State, target: Target, plan: settings.Plan | None) -> None:
     s.legs += 1
     infers_ends = not s.upstreams[target.upstream].ends_responses
     s.next = Leg(number=s.legs, target=target, plan=plan, infers_ends=infers_ends)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
     s.act(Dial(s.legs, target))
+
+
+def start_over(s: State) -> None:
+    """What earlier attempts met counts no more: begin with the preferred upstream."""
+    s.attempts = 0
+    s.refusing = []
 
 
 def redial(s: State) -> None:
@@ -158,7 +171,7 @@ def go_live(s: State, leg: Leg) -> None:
     """The conversation runs on this leg from here, for as long as its session lasts."""
     leg.phase = LegPhase.LIVE
     s.live = leg
-    s.attempts = 0
+    start_over(s)
     s.disarm(Timer.UPSTREAM_STEP)
     if s.options.rollover:
         remaining = leg.expires_at - s.now
@@ -167,7 +180,8 @@ def go_live(s: State, leg: Leg) -> None:
 
 
 def attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> bool:
-    """A leg ended before it was live. Returns whether there is no use in another attempt."""
+    """A leg ended before it was live. Returns whether there is no use in another attempt: every
+    upstream has refused for good."""
     s.trouble = gone.reason or gone.how.value
     s.next = None
     s.disarm(Timer.UPSTREAM_STEP)
@@ -180,7 +194,9 @@ def attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> bool:
         code=gone.code,
         reason=gone.reason,
     )
-    return gone.how is Loss.REFUSED and gone.status in REFUSED_FOR_GOOD
+    if gone.how is Loss.REFUSED and gone.status in REFUSED_FOR_GOOD and leg.plan is not None:
+        s.refusing.append(leg.target.upstream)
+    return len(s.refusing) == len(s.upstreams)
 
 
 def first_attempt_failed(s: State, *, for_good: bool) -> None:

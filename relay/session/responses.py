@@ -153,7 +153,9 @@ def created(s: State, event: realtime.ResponseCreated, leg: Leg) -> None:
 
 def slow(s: State) -> None:
     """The live response brings nothing."""
-    s.warn("SLOW_THINK_REQUEST", f"No output for {s.options.slow_think_s:g} s; still waiting.")
+    if s.response is not None:
+        waited = round(s.now - s.response.created_at)
+        s.warn("SLOW_THINK_REQUEST", f"No output for {waited} s; still waiting.")
     s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
 
 
@@ -332,8 +334,8 @@ def interrupt(s: State) -> None:
 
 
 def abandon(s: State, response: Response) -> None:
-    """The upstream that was writing it is gone. What was sent of it will be heard, so it was
-    said."""
+    """Nothing more comes of it: its upstream is gone, or writes another. What was sent of it will
+    be heard, so it was said."""
     audio_done(s, response)
     s.response = None
     _remember(s, response)
@@ -356,12 +358,14 @@ def give_up_cancelled(s: State) -> None:
 
 
 def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
+    if s.response is not None:
+        abandon(s, s.response)  # it was never said to be over
     asked = s.requested if _is_ours(s, begun) else None
     if asked is not None:
         s.requested = None
         s.disarm(Timer.REQUEST)
     since = asked.since if asked else s.turn_since if s.turn_since is not None else s.now
-    s.response = Response(id=begun.id, want=asked, since=since)
+    s.response = Response(id=begun.id, want=asked, since=since, created_at=s.now)
     s.disarm(Timer.UNASKED)
     s.cancelled_for_speech = False
     if asked is not None and asked.dropped:

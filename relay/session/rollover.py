@@ -86,7 +86,7 @@ def expired(s: State) -> None:
 def prepare(s: State) -> None:
     """The live leg's session will end before long: have another one ready."""
     if s.next is None and s.live is not None:
-        s.attempts = 0
+        phases.start_over(s)
         phases.dial(s, s.applied)
 
 
@@ -132,7 +132,7 @@ def _lost(s: State) -> None:
     if s.next is not None and s.next.phase is LegPhase.STANDBY:
         _switch(s, s.next)
     elif s.next is None:
-        s.attempts = 0
+        phases.start_over(s)
         s.disarm(Timer.REDIAL)
         redial(s)
 
@@ -151,7 +151,7 @@ def _attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
         return
     s.updates[:0] = [folded.message for folded in leg.folded]
     s.attempts += 1
-    if not for_good and s.attempts < s.options.rebuild_attempts:
+    if not for_good and s.attempts < max(s.options.rebuild_attempts, len(s.upstreams)):
         phases.redial(s)
     elif s.live is not None:
         updates.give_up_change(s)  # C-241
@@ -185,7 +185,7 @@ def _prepare_wanted(s: State) -> None:
         s.disarm(Timer.UPSTREAM_STEP)
         phases.dial(s, wanted)
     elif s.changing is not None and s.next is None and Timer.REDIAL not in s.deadlines:
-        s.attempts = 0
+        phases.start_over(s)
         phases.dial(s, wanted)
 
 

@@ -254,6 +254,7 @@ class Response(msgspec.Struct, kw_only=True):
     """The item whose audio is flowing; None between items."""
     carry: bytes = b""
     """Half a sample that waits for its other half."""
+    created_at: float = 0.0
     after_commit: int = 0
     """How many turns had been committed when it began."""
 
@@ -354,6 +355,8 @@ class State(msgspec.Struct, kw_only=True):
     """Frames while no leg is live; audio in the upstream's format."""
     client_active_at: float = 0.0
     legs: int = 0
+    refusing: list[int] = []
+    """Upstreams that have refused for good."""
     attempts: int = 0
     """Upstream legs tried since one was live."""
     trouble: str = ""
