@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from relay.session.facts import Dialect
+from relay.session.facts import Dialect, UpstreamTraits
 from relay.session.options import SessionOptions
 from relay.settings.endpoints import is_listable
 from relay.settings.options import MappingOptions, Passthrough, TurnOptions
@@ -98,6 +98,21 @@ class Upstream(Section, frozen=True):
     `[transcription_models]`; empty: the user's words are not transcribed."""
 
 
+class Fallback(Section, frozen=True):
+    """Another server, for when those before it cannot be had. What is not given is as in
+    `[upstream]`."""
+
+    url: str
+    """Any OpenAI-Realtime-compatible server (ws or wss)."""
+    api_key_file: Path | None = None
+    """File with its key. Unset: the key of `[upstream]` if scheme and host are the same, else none; a key
+    never goes to a host that it was not given for."""
+    model: str | None = None
+    """Realtime model for every session here; unset: the one that Settings are mapped to."""
+    ends_responses: bool | None = None
+    """It sends response.done."""
+
+
 class SettingsMapping(Section, frozen=True):
     """How Settings are turned into a session of the upstream, beyond models and voices."""
 
@@ -146,6 +161,8 @@ class Config(Section, frozen=True):
     listen: Listen = Listen()
     auth: Auth = Auth()
     upstream: Upstream = Upstream()
+    upstreams: tuple[Fallback, ...] = ()
+    """Fallbacks in order of preference: the next takes over when one is lost or refuses."""
     session: SessionOptions = SessionOptions()
     mapping: SettingsMapping = SettingsMapping()
     turns: TurnOptions = TurnOptions()
@@ -161,6 +178,20 @@ class Config(Section, frozen=True):
     functions: Functions = Functions()
     simulator: Script = Script()
     log: Log = Log()
+
+    @property
+    def upstream_traits(self) -> tuple[UpstreamTraits, ...]:
+        """What sessions know of the upstreams, in order of preference."""
+        ends = self.upstream.ends_responses
+        preferred = UpstreamTraits(ends_responses=ends)
+        rest = (
+            UpstreamTraits(
+                ends_responses=ends if other.ends_responses is None else other.ends_responses,
+                model=other.model,
+            )
+            for other in self.upstreams
+        )
+        return (preferred, *rest)
 
     @property
     def mapping_options(self) -> MappingOptions:
@@ -277,6 +308,20 @@ def upstream(config: Config, environment: Mapping[str, str]) -> Address:
     return Address(SIMULATOR, None, "the lack of a key")
 
 
+def fallbacks(config: Config, preferred: Address) -> list[Address]:
+    """The upstreams that may take over; raises `ConfigError`."""
+    origin = urllib.parse.urlsplit(preferred.url)[:2]
+    found = []
+    for number, fallback in enumerate(config.upstreams):
+        name = f"upstreams[{number}]"
+        inherited = urllib.parse.urlsplit(fallback.url)[:2] == origin
+        key = preferred.api_key if inherited else None
+        if fallback.api_key_file:
+            key = _key_in(fallback.api_key_file, f"{name}.api_key_file")
+        found.append(Address(fallback.url, key))
+    return found
+
+
 def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
     """The names of the client keys by their SHA-256, empty while `auth.mode` is `none`; raises
     `ConfigError`, which never quotes a line: it might hold the key itself."""
@@ -345,6 +390,9 @@ def _check(config: Config) -> None:
     demand_keys(auth, listen.host)
     if url is not None and url != SIMULATOR and not _is_websocket_url(url):
         raise ConfigError(f"upstream.url: expected ws://HOST, wss://HOST or {SIMULATOR}")
+    for number, fallback in enumerate(config.upstreams):
+        if not _is_websocket_url(fallback.url):
+            raise ConfigError(f"upstreams[{number}].url: expected ws://HOST or wss://HOST")
     _check_functions(config.functions)
 
 
@@ -379,16 +427,25 @@ def _is_websocket_url(url: str) -> bool:
 
 def _api_key(config: Config, environment: Mapping[str, str]) -> str | None:
     if file := config.upstream.api_key_file:
-        key = _read_text(file, "upstream.api_key_file").strip()
-        if not key:
-            raise ConfigError(f"upstream.api_key_file: {file} is empty")
-    elif not (key := environment.get("OPENAI_API_KEY", "").strip()):
+        return _key_in(file, "upstream.api_key_file")
+    if not (key := environment.get("OPENAI_API_KEY", "").strip()):
         credential = _credential("openai-api-key", environment)
         key = _read_text(credential, "credential openai-api-key").strip() if credential else ""
+    return _sendable(key, "upstream") or None
+
+
+def _key_in(file: Path, name: str) -> str:
+    key = _read_text(file, name).strip()
+    if not key:
+        raise ConfigError(f"{name}: {file} is empty")
+    return _sendable(key, name)
+
+
+def _sendable(key: str, name: str) -> str:
     # Else the dial would fail later, out of sight of whoever can mend it.
     if not key.isascii() or not key.isprintable():
-        raise ConfigError("upstream: the key holds characters that no HTTP header can carry")
-    return key or None
+        raise ConfigError(f"{name}: the key holds characters that no HTTP header can carry")
+    return key
 
 
 def _credential(name: str, environment: Mapping[str, str]) -> Path | None:

@@ -26,7 +26,6 @@ from relay.probe import probe
 from relay.ready import write_ready_file
 from relay.session import Admission, Session
 from relay.session.actions import Target
-from relay.session.facts import UpstreamTraits
 from relay.simulator import server as simulator
 
 Converse: TypeAlias = Callable[[wire.Leg, Admission, trio.Event], Awaitable[None]]
@@ -232,23 +231,26 @@ async def _conversations(
         address = Address(served.url)
         found = await probe(address, configured.upstream.model)
         if found.fault is not None:
-            raise RuntimeError(f"the simulator does not answer: {found.fault}")
+            raise ConfigError(f"simulator: it does not answer ({found.fault})")
         log.info("the simulator answers", after_s=round(found.seconds, 3))
     mapping = configured.mapping_options
-    traits = UpstreamTraits(ends_responses=configured.upstream.ends_responses)
-    trust = ssl.create_default_context() if address.url.startswith("wss:") else None
+    addresses = [address, *config.fallbacks(configured, address)]
+    traits = configured.upstream_traits
+    secure = any(each.url.startswith("wss:") for each in addresses)
+    trust = ssl.create_default_context() if secure else None
 
     def dial(target: Target) -> AbstractAsyncContextManager[wire.Leg]:
+        chosen = addresses[target.upstream]
         return wire.dial(
-            address.url_for(target.model),
-            headers=address.headers,
+            chosen.url_for(target.model),
+            headers=chosen.headers,
             deadline_s=configured.session.upstream_step_s,
             ssl_context=trust,
         )
 
     async def converse(leg: wire.Leg, admitted: Admission, going_away: trio.Event) -> None:
         session = Session(
-            options=configured.session, mapping=mapping, admission=admitted, upstreams=(traits,)
+            options=configured.session, mapping=mapping, admission=admitted, upstreams=traits
         )
         await bridge.run(leg, session, dial, going_away, functions=functions())
 

@@ -319,3 +319,34 @@ def test_a_keys_file_that_is_none_is_refused_without_quoting_it(file: Path, cont
 def test_keys_without_a_file_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^auth\.keys_file: needed"):
         config.keys(loaded("auth.mode=keys"), {})
+
+
+# Fallbacks.
+
+
+def with_fallbacks(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "relay.toml"
+    file.write_text('[upstream]\nurl = "wss://first.example/v1"\n' + text)
+    return config.load(file, {})
+
+
+def test_a_fallback_inherits_the_key_only_at_the_same_host(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-third\n")
+    read = with_fallbacks(
+        tmp_path,
+        '[[upstreams]]\nurl = "wss://first.example/v2"\n'
+        '[[upstreams]]\nurl = "wss://second.example/v1"\nmodel = "m"\nends_responses = false\n'
+        f'[[upstreams]]\nurl = "wss://third.example/v1"\napi_key_file = "{tmp_path / "key"}"\n',
+    )
+    found = config.fallbacks(read, config.upstream(read, {"OPENAI_API_KEY": "sk-first"}))
+    assert [address.api_key for address in found] == ["sk-first", None, "sk-third"]
+    assert [traits.model for traits in read.upstream_traits] == [None, None, "m", None]
+    assert [traits.ends_responses for traits in read.upstream_traits] == [True, True, False, True]
+
+
+def test_a_fallback_must_be_a_websocket_url(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"upstreams\[1\]\.url"):
+        with_fallbacks(
+            tmp_path,
+            '[[upstreams]]\nurl = "ws://a.example"\n[[upstreams]]\nurl = "simulator"\n',
+        )
