@@ -1,20 +1,23 @@
 """What goes wrong upstream, and how little of it the client hears; and how a session ends."""
 
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import msgspec
 import pytest
 
 from relay import realtime
 from relay.session.facts import Loss
-from tests.expected import ANY, like
+from tests.expected import ANY, Wire, like
 from tests.oracle import SERVER_EVENTS
 from tests.playbook import Playbook
 from tests.scenes import (
+    answer,
     answering,
     assistant,
     begins,
+    calls,
     configuring,
+    created,
     ends,
     error,
     failure,
@@ -26,10 +29,12 @@ from tests.scenes import (
     reply,
     response_created,
     response_done,
+    says,
     settings,
     speech,
     speech_started,
     transcribed,
+    transcribing,
     types,
     user,
     voice,
@@ -290,6 +295,56 @@ def test_after_the_close_nothing_happens_any_more() -> None:
 def test_a_daemon_that_goes_away_says_so() -> None:
     book = ready().going_away().to_client(error("SERVER_GOING_AWAY"))
     book.closes(1001, "SERVER_GOING_AWAY")
+
+
+# The log.
+
+
+@pytest.mark.conformance("C-197", "C-066")
+def test_no_line_of_the_log_holds_what_was_said_or_a_credential() -> None:
+    """SECRET stands in every text, argument, header and reason on the way."""
+    given = settings(
+        context={"messages": [{"type": "History", "role": "user", "content": "SECRET past"}]},
+        think={
+            "prompt": "SECRET prompt",
+            "endpoint": {"url": "https://llm.example.com", "headers": {"authorization": "SECRET"}},
+            "functions": [
+                {
+                    "name": "f",
+                    "description": "SECRET",
+                    "endpoint": {"url": "https://x.example.com/", "headers": {"key": "SECRET"}},
+                }
+            ],
+        },
+        speak={"provider": {"type": "eleven_labs"}, "endpoint": {"headers": {"key": "SECRET"}}},
+    )
+    book = ready_with(given)
+    book.upstream(*speech(), transcribing("item_u1", "SECRET"), transcribed("item_u1", "SECRET"))
+    book.upstream(*reply(text="SECRET answer"), *begins("resp_2", "item_a2"))
+    book.upstream(*calls("resp_2", "call_1", arguments='{"a": "SECRET"}', index=1))
+    book.upstream(*calls("resp_2", "call_2", name="SECRET_f", index=2))
+    book.client(answer("call_1", "SECRET"), answer("call_9", "SECRET"), types("SECRET"))
+    book.client(says("SECRET"), like("UpdatePrompt", prompt="SECRET"), says("Hi.", "SECRET"))
+    book.upstream(failure("odd", "SECRET"), failure(None, "SECRET"))
+    book.upstream_text('{"type": "response.done", "response": "SECRET"}', '"SECRET')
+    book.upstream_text(like("odd.event", text="SECRET"))
+    book.client_audio(b"SECRET" * 1000).upstream(voice("resp_2", "item_a2", b"SECRET" * 1000))
+    book.client_text('{"type": "InjectUserMessage", "content": ["SECRET"]}')
+    assert len(book.logged) > 5
+    assert not [note for note in book.logged if "SECRET" in str(note)]
+
+
+class Unlisted(Playbook):
+    """Whatever it does will do."""
+
+    def all_listed(self) -> Self:
+        self.unlisted = []
+        return self
+
+
+def ready_with(given: Wire) -> Playbook:
+    book = opened(playbook=Unlisted).client(given).upstream_opens().upstream(created())
+    return book.updated()
 
 
 FAULTS: dict[str, Any] = {
