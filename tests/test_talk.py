@@ -1,13 +1,17 @@
-"""test_talk: `relay talk` says its turns in order, knows when the conversation is over, and is a
-real client of a real relay."""
+"""test_talk: `relay talk` says its turns in order, knows when the conversation is over, and keeps
+time at the microphone. No socket here: see test_talk_end_to_end."""
 
+import io
 import math
 from collections.abc import Iterable
+from typing import Any
 
+import msgspec
 import pytest
+import trio
 
 from relay import voice_agent
-from relay.audio.formats import PCM24K
+from relay.audio.formats import PCM24K, Encoding, Format
 from relay.dialogue import (
     ANSWER_S,
     QUIET_S,
@@ -25,6 +29,7 @@ from relay.dialogue import (
     Voice,
 )
 from relay.frames import Unknown, Unparsable
+from relay.talk import FRAME_MS, KEEP_ALIVE_S, Conversation, Recording, Terminal
 from relay.voice_agent import (
     AgentAudioDone,
     AgentStartedSpeaking,
@@ -38,6 +43,7 @@ from relay.voice_agent import (
     SettingsApplied,
     UserStartedSpeaking,
 )
+from tests.fakes import FakeLeg
 
 SETTINGS = voice_agent.Settings(agent=voice_agent.Agent())
 GREETING = voice_agent.Settings(agent=voice_agent.Agent(greeting="Good morning."))
@@ -176,6 +182,14 @@ def test_an_answer_that_never_comes_is_an_error(heard: list[voice_agent.ServerMe
     assert dialogue.deadline_passed(ANSWER_S)[-1] == Over(1)
 
 
+def test_warnings_do_not_keep_an_answer_alive() -> None:
+    dialogue = typing("One.")
+    hears(dialogue, SettingsApplied(), THINKS)
+    slow = voice_agent.Warning(code="SLOW_THINK_REQUEST", description="No output for 5 s.")
+    assert hears(dialogue, slow, now=ANSWER_S - 1) == []
+    assert dialogue.deadline_passed(ANSWER_S)[-1] == Over(1)
+
+
 def test_audio_that_keeps_coming_keeps_the_answer_alive() -> None:
     dialogue = typing("One.")
     hears(dialogue, SettingsApplied(), THINKS, SPEAKS)
@@ -270,3 +284,121 @@ def test_the_wait_is_measured_from_the_text_to_the_first_sign_of_its_answer() ->
     hears(dialogue, SPEAKS, now=1.5)
     hears(dialogue, SAYS, now=3)
     assert dialogue.tally.waits_s == [0.5]
+
+
+def test_nothing_happens_after_the_end() -> None:
+    dialogue = typing()
+    hears(dialogue, SettingsApplied())
+    assert dialogue.message(SAYS, 1) == []
+    dialogue.audio(960, 1)
+    assert dialogue.next_deadline() == math.inf
+    assert dialogue.deadline_passed(100) == []
+
+
+def test_a_report_while_a_call_is_open_ends_nothing() -> None:
+    dialogue = typing("One.")
+    hears(dialogue, SettingsApplied(), FunctionCallRequest(functions=[TIME]), REPORT)
+    assert hears(dialogue, UserStartedSpeaking(), REPORT) == []
+
+
+class Held:
+    """A conversation over a leg without a socket, in virtual time."""
+
+    def __init__(self, dialogue: Dialogue, recording: Recording | None = None) -> None:
+        self.leg = FakeLeg()
+        self.screen = io.StringIO()
+        self.conversation = Conversation(dialogue, recording, Terminal(self.screen, 0))
+        self.status: int | None = None
+
+    async def hold(self) -> None:
+        leg: Any = self.leg  # test_bridge holds the fake to the real one
+        self.status = await self.conversation.hold(leg)
+
+    def says(self, *messages: voice_agent.ServerMessage) -> None:
+        self.leg.says(*map(voice_agent.encode, messages))
+
+    def sent(self) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(frame) for frame in self.leg.heard if isinstance(frame, str)]
+
+
+async def test_a_recording_is_played_in_real_time_and_silence_follows_it(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    mulaw = Format(Encoding.MULAW, 8000)
+    recording = Recording(b"\x01" * mulaw.nbytes(1010), mulaw)
+    held = Held(
+        Dialogue(settings=SETTINGS, output=PCM24K, microphone=Microphone.WAITING), recording
+    )
+    held.says(SettingsApplied())
+    began = trio.current_time()
+    await held.hold()
+    elapsed_s = trio.current_time() - began
+    spoken = [frame for frame in held.leg.heard if isinstance(frame, bytes)]
+    assert b"".join(spoken[:51]) == recording.audio
+    assert set(spoken[51:]) == {b"\xff" * mulaw.nbytes(FRAME_MS)}
+    assert elapsed_s == pytest.approx(51 * FRAME_MS / 1000 + QUIET_S, abs=0.2)
+    assert len(spoken) == pytest.approx(elapsed_s / FRAME_MS * 1000, abs=10)
+    assert held.status == 0
+
+
+async def test_a_client_that_only_types_says_that_it_is_alive(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    held = Held(typing("One."))
+    held.says(SettingsApplied())
+    await held.hold()
+    alive = [message for message in held.sent() if message == {"type": "KeepAlive"}]
+    assert len(alive) == ANSWER_S // KEEP_ALIVE_S
+    assert held.status == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        (FunctionCall(id="1", name="no_such", arguments="{}", client_side=True), "no_such"),
+        (FunctionCall(id="1", name="add_numbers", arguments="{}", client_side=True), "first"),
+        (FunctionCall(id="1", name="get_time", arguments="{", client_side=True), "DecodeError"),
+    ],
+)
+async def test_what_the_model_got_wrong_it_is_told(
+    call: FunctionCall, result: str, autojump_clock: trio.abc.Clock
+) -> None:
+    held = Held(typing("One."))
+    held.says(SettingsApplied(), FunctionCallRequest(functions=[call]), *ANSWER, REPORT)
+    await held.hold()
+    (answer,) = [m for m in held.sent() if m["type"] == "FunctionCallResponse"]
+    assert result in msgspec.json.decode(answer["content"])["error"]
+    assert held.status == 0
+
+
+async def test_it_closes_when_all_is_said(autojump_clock: trio.abc.Clock) -> None:
+    held = Held(typing("One."))
+    held.says(SettingsApplied(), *ANSWER, REPORT)
+    await held.hold()
+    assert held.leg.farewell is not None
+    assert held.leg.farewell[1] == 1000
+
+
+async def test_a_relay_that_closes_first_is_an_error(autojump_clock: trio.abc.Clock) -> None:
+    held = Held(typing("One."))
+    held.leg.leaves(1011, "INTERNAL_SERVER_ERROR")
+    await held.hold()
+    assert held.status == 1
+    assert "the relay closes with 1011 INTERNAL_SERVER_ERROR" in held.screen.getvalue()
+
+
+async def test_what_the_user_talks_over_is_not_kept(autojump_clock: trio.abc.Clock) -> None:
+    recording = Recording(bytes(PCM24K.nbytes(500)), PCM24K)
+    held = Held(
+        Dialogue(settings=SETTINGS, output=PCM24K, microphone=Microphone.WAITING), recording
+    )
+    second = b"\x01\x02" * 24000
+    held.says(SettingsApplied(), THINKS, SPEAKS)
+    held.leg.says(second)
+    held.says(SAYS, DONE, REPORT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(held.hold)
+        await trio.sleep(0.25)
+        held.says(UserStartedSpeaking())
+    assert len(held.conversation.heard) == pytest.approx(PCM24K.nbytes(250), abs=PCM24K.nbytes(10))
+    assert held.conversation.dialogue.tally.barge_ins == 1

@@ -257,10 +257,12 @@ async def _asyncio_loop() -> AsyncIterator[_Run]:
             lambda: asyncio.run_coroutine_threadsafe(call(), loop).result()
         )
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, loop.run_forever)
-        try:
-            yield run
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-    loop.close()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, loop.run_forever)
+            try:
+                yield run
+            finally:
+                loop.call_soon_threadsafe(loop.stop)
+    finally:
+        loop.close()

@@ -27,6 +27,7 @@ class Record(msgspec.Struct):
     answered: list[str | bytes] = []
     closed_by_dialler: int | None = None
     closed_by_far_end: int | None = None
+    ended: trio.Event = msgspec.field(default_factory=trio.Event)
 
 
 class Tap(msgspec.Struct):
@@ -71,6 +72,7 @@ async def tapped(far_end: str) -> AsyncIterator[Tap]:
 
             nursery.start_soon(upwards)
             nursery.start_soon(downwards)
+        record.ended.set()
 
     async with trio.open_nursery() as nursery:
         listening = partial(

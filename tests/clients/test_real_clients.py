@@ -11,8 +11,9 @@ import msgspec
 import pytest
 import trio
 
+from relay.simulator.script import Faults, Script
 from tests import oracle
-from tests.clients.house import open_house
+from tests.clients.house import House, open_house
 from tests.clients.scenario import (
     BYTES_PER_SECOND,
     HELLO,
@@ -20,6 +21,7 @@ from tests.clients.scenario import (
     QUESTION,
     RESULTS,
     SCRIPT,
+    SETTINGS,
     Ears,
     Scene,
     conversation,
@@ -78,7 +80,10 @@ async def converse(dial: Dial) -> Run:
     return Run(ears.scenes, house.client.records[0], house.upstream.records[0])
 
 
-@pytest.fixture(scope="module", params=[python_sync, python_async, javascript])
+CLIENTS = [python_sync, python_async, javascript]
+
+
+@pytest.fixture(scope="module", params=CLIENTS)
 def run(request: pytest.FixtureRequest) -> Run:
     return trio.run(converse, request.param)
 
@@ -157,6 +162,13 @@ def test_the_upstream_learns_how_little_of_the_interrupted_answer_was_heard(run:
     assert 0 < len(partial) < len(LONG)
 
 
+@pytest.mark.conformance("C-142")
+def test_only_spoken_turns_report_how_long_the_transcription_took(run: Run) -> None:
+    for scene, spoken in ((Scene.VOICE, True), (Scene.TOOLS, False), (Scene.TEXT, False)):
+        (report,) = run.messages(scene, "LatencyReport")
+        assert ("stt_latency" in report) == spoken
+
+
 @pytest.mark.conformance("C-107", "C-109")
 def test_the_whole_recording_reaches_the_upstream_at_its_rate(run: Run) -> None:
     appends = run.events("input_audio_buffer.append", sent=True)
@@ -186,3 +198,38 @@ def test_every_event_on_the_upstream_leg_is_exactly_the_protocol_s(run: Run) -> 
     for frame in run.upstream.answered:
         assert isinstance(frame, str)
         oracle.check_server_event(frame)
+
+
+@pytest.mark.conformance("C-064")
+@pytest.mark.parametrize("dial", CLIENTS)
+async def test_what_cannot_be_served_is_an_error_and_the_end(dial: Dial) -> None:
+    mp3 = {**SETTINGS, "audio": {"output": {"encoding": "mp3"}}}
+    async with open_house() as house:
+        error, record = await failed(dial, house, mp3)
+    assert error["code"] == "INVALID_SETTINGS"
+    assert record.closed_by_far_end == 1000
+
+
+@pytest.mark.parametrize("dial", CLIENTS)
+async def test_an_upstream_that_is_lost_for_good_is_an_error_and_the_end(dial: Dial) -> None:
+    dies = Script(faults=Faults(close_after_events=2, drop=True))
+    async with open_house(dies, session__rollover=False) as house:
+        error, record = await failed(dial, house, SETTINGS)
+    assert error["code"] == "INTERNAL_SERVER_ERROR"
+    assert record.closed_by_far_end == 1011
+
+
+async def failed(
+    dial: Dial, house: House, settings: dict[str, Any]
+) -> tuple[dict[str, Any], Record]:
+    """The Error that a client is told of, and what became of its connection."""
+    ears = Ears()
+    ears.scene(Scene.OPENING)
+    with trio.fail_after(TIMEOUT_S):
+        async with dial(house.client.url, ears.hear) as talker:
+            await talker.send(settings)
+            error = await ears.until("Error")
+            (record, *_) = house.client.records
+            await record.ended.wait()  # not the client has closed it, but the relay
+    assert error["description"]
+    return error, record

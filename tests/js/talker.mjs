@@ -72,4 +72,8 @@ for await (const line of createInterface({ input: process.stdin })) {
     void stream(command); // the microphone runs on while other commands come
   }
 }
+const open = connection.readyState === 1;
 connection.close();
+if (!open) {
+  process.exit(); // it was about to reconnect, and would still wait for that
+}
