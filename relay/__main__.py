@@ -3,8 +3,8 @@
 import signal
 import sys
 
-# While modules are imported there is nothing to tidy up: Ctrl-C ends the process, with no
-# traceback of whatever import it hit. `relay.cli` listens to it while a command runs.
+# Until a command runs, and hears it, there is nothing to tidy up: Ctrl-C ends the process, without
+# a traceback of whatever import it hit.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -5,12 +5,11 @@ mend. 1: anything else. Each command imports its own room, so that none waits fo
 use.
 """
 
-import contextlib
 import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -218,40 +217,43 @@ def _host_and_port(listen: str | None) -> tuple[str | None, int | None]:
 
 def _run(command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
     """Run a command to its exit code."""
-    with _interruptible():
-        try:
-            return trio.run(command, *arguments)
-        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
-            return _verdict(error)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt here; `__main__` had it end the process."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        return trio.run(_until_interrupted, command, arguments)
+    except Exception as error:
+        return _verdict(error)
 
 
-def _verdict(error: BaseException) -> int:
-    """The exit code of a failure, which nurseries may have wrapped. Ctrl-C says nothing; what only
-    we can mend is one log line, not a traceback between other lines."""
+async def _until_interrupted(
+    command: Callable[..., Awaitable[int]], arguments: tuple[Any, ...]
+) -> int:
+    """Ctrl-C cancels the command; `serve` and `simulate` hear it themselves. Not left to
+    KeyboardInterrupt, which comes up in whatever task happens to run, and which others then report
+    as a failure of their own."""
+    code = 1
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on, signals, nursery.cancel_scope)
+            code = await command(*arguments)
+            nursery.cancel_scope.cancel()
+    return code
+
+
+async def _cancel_on(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
+
+
+def _verdict(error: Exception) -> int:
+    """The exit code of a failure, which nurseries have wrapped. What only we can mend is one log
+    line, not a traceback between other lines."""
     causes = list(_leaves(error))
-    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
-        return 1
     for cause in causes:
         if isinstance(cause, ConfigError):
             raise cause
     if all(isinstance(cause, OSError) for cause in causes):
         print(f"relay: {'; '.join(map(str, causes))}", file=sys.stderr)
-    elif isinstance(error, Exception):
-        structlog.get_logger().error("stopped by a failure", exc_info=error)
     else:
-        raise error
+        structlog.get_logger().error("stopped by a failure", exc_info=error)
     return 1
 
 
