@@ -14,29 +14,22 @@
    that depend on them. A relay may cut the stream anew; each byte of it must come, once, in order.
 */
 #define _GNU_SOURCE
+#include "usage.h"
 #include "ws.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifdef BENCH_TLS
 #include <openssl/ssl.h>
 static SSL_CTX *tls; /* of the upstream; NULL: plain ws */
 #endif
-
-typedef uint64_t ns_t;
-#define MS 1000000ull
-#define SECOND (1000 * MS)
 
 enum { UP, DOWN };                                /* client to upstream, upstream to client */
 static const ns_t PERIOD[2] = {20 * MS, 100 * MS};
@@ -111,16 +104,6 @@ static struct {
 
 static void capacity_reached(const char *why);
 
-static void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
-static void die(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("loadgen: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
 /* The relay gave a session up: a failure, or the limit that was looked for. */
 static void lost(const struct session *s, const char *why) {
     char text[256];
@@ -129,72 +112,7 @@ static void lost(const struct session *s, const char *why) {
     die("%s", text);
 }
 
-/* -- clocks and counters ---------------------------------------------------------------------- */
-
-static ns_t clock_ns(clockid_t clock) {
-    struct timespec t;
-    if (clock_gettime(clock, &t)) die("clock_gettime: %s", strerror(errno));
-    return (ns_t)t.tv_sec * SECOND + (ns_t)t.tv_nsec;
-}
-
-static ns_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
-
-struct usage {
-    ns_t run, wait; /* on a core, and waiting for one */
-    uint64_t rss;   /* bytes */
-    int processes, threads;
-};
-
-/* The clock is the sum of all threads' schedstat and of those that have ended, which schedstat
-   forgets; the waiting stands in schedstat only. */
-static void usage_of_threads(struct usage *u, int pid) {
-    char path[512];
-    clockid_t clock;
-    if (clock_getcpuclockid(pid, &clock)) die("the relay (pid %d) is gone", pid);
-    u->run += clock_ns(clock);
-    snprintf(path, sizeof path, "/proc/%d/task", pid);
-    DIR *threads = opendir(path);
-    if (!threads) die("%s: %s", path, strerror(errno));
-    for (struct dirent *each; (each = readdir(threads));) {
-        if (!isdigit((unsigned char)each->d_name[0])) continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", pid, each->d_name);
-        FILE *file = fopen(path, "r");
-        unsigned long long run, wait;
-        if (file && fscanf(file, "%llu %llu", &run, &wait) == 2) u->wait += wait, u->threads++;
-        if (file) fclose(file);
-    }
-    closedir(threads);
-}
-
-static uint64_t rss_of(int pid) {
-    char path[64], line[256];
-    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid); /* exact, which statm is not */
-    FILE *file = fopen(path, "r");
-    unsigned long kb = 0;
-    if (!file) die("%s: %s", path, strerror(errno));
-    while (fgets(line, sizeof line, file))
-        if (sscanf(line, "Rss: %lu kB", &kb) == 1) break;
-    fclose(file);
-    return (uint64_t)kb * 1024;
-}
-
-/* With its children: one process per core counts as one relay. */
-static void usage_add(struct usage *u, int pid, bool with_rss) {
-    char path[64];
-    u->processes++;
-    usage_of_threads(u, pid);
-    if (with_rss) u->rss += rss_of(pid);
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", pid, pid); /* of its first thread */
-    FILE *file = fopen(path, "r");
-    for (int child; file && fscanf(file, "%d", &child) == 1;) usage_add(u, child, with_rss);
-    if (file) fclose(file);
-}
-
-static struct usage usage_of_relay(bool with_rss) {
-    struct usage u = {0};
-    usage_add(&u, option.pid, with_rss);
-    return u;
-}
+/* -- samples ---------------------------------------------------------------------------------- */
 
 static void sample(struct samples *s, ns_t value) {
     if (s->len == s->room) {
@@ -870,10 +788,10 @@ static ns_t own_work(void) { return clock_ns(CLOCK_PROCESS_CPUTIME_ID) - spun; }
 
 static struct step measure(double seconds) {
     window_clear();
-    struct usage before = usage_of_relay(false);
+    struct usage before = usage_of(option.pid, false);
     ns_t own = own_work(), begin = now_ns();
     run_until(begin + (ns_t)(seconds * 1e9));
-    struct usage after = usage_of_relay(false);
+    struct usage after = usage_of(option.pid, false);
     struct step step = {.sessions = applied_count, .own = own_work() - own};
     step.seconds = (double)(now_ns() - begin) / 1e9;
     step.relay.run = after.run - before.run;
@@ -922,17 +840,17 @@ static void warm_up(void) {
 
 static void load(void) {
     warm_up();
-    struct usage empty = usage_of_relay(true);
+    struct usage empty = usage_of(option.pid, true);
     ns_t begin = now_ns();
     if (!open_up_to(option.sessions)) die("the relay stopped answering Settings");
     double setup_s = (double)(now_ns() - begin) / 1e9, n = option.sessions;
-    struct usage open = usage_of_relay(false);
+    struct usage open = usage_of(option.pid, false);
     run_for(0.5);
-    struct usage idle = usage_of_relay(true);
+    struct usage idle = usage_of(option.pid, true);
     traffic_start();
     run_for(option.warm_s);
     struct step step = measure(option.seconds);
-    struct usage active = usage_of_relay(true);
+    struct usage active = usage_of(option.pid, true);
     close_all();
     printf("{\"rss_empty_kb\":%.0f,\"rss_idle_kb_per_session\":%.2f,"
            "\"rss_active_kb_per_session\":%.2f,",
