@@ -105,8 +105,8 @@ class Fallback(Section, frozen=True):
     url: str
     """Any OpenAI-Realtime-compatible server (ws or wss)."""
     api_key_file: Path | None = None
-    """File with its key. Unset: the key of `[upstream]` if scheme and host are the same, else none; a key
-    never goes to a host that it was not given for."""
+    """File with its key. Unset: the key of `[upstream]` if scheme and host are the same, else none;
+    a key never goes to a host that it was not given for."""
     model: str | None = None
     """Realtime model for every session here; unset: the one that Settings are mapped to."""
     ends_responses: bool | None = None

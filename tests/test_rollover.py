@@ -280,3 +280,24 @@ def test_when_every_upstream_refuses_for_good_that_is_the_end() -> None:
     assert pair.closed is not None
     assert pair.closed.code == 1000
     assert len(pair.dialled) == 2
+
+
+def test_an_upstream_that_hangs_up_again_and_again_is_given_up() -> None:
+    pair = ready().client(says("Hello"))
+    for _ in range(4):
+        pair.loses_upstream()
+        while pair.session.live is None and pair.closed is None:
+            pair.passes(0.01)
+    assert [e["code"] for e in pair.of("Error")] == ["INTERNAL_SERVER_ERROR"]
+    assert pair.closed is not None
+    assert len(pair.dialled) == 4
+    asked = [line for line in pair.lines if line.way == ">" and line.what == "response.create"]
+    assert len(asked) <= 4
+
+
+def test_an_upstream_that_has_proved_itself_may_be_lost_any_number_of_times() -> None:
+    pair = ready()
+    for turn in range(6):
+        pair.client(says(f"Turn {turn}")).until("LatencyReport").loses_upstream().passes(1)
+    assert pair.closed is None
+    assert len(pair.dialled) == 7

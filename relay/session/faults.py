@@ -29,7 +29,7 @@ def configuring(s: State, error: realtime.ErrorDetail, leg: Leg) -> None:
     if leg.phase is LegPhase.CONFIGURING and error.event_id == leg.configured_by:
         where = f" ({error.param})" if error.param else ""
         s.fail("INVALID_SETTINGS", f"{error.message or error.code}{where}", 1000)
-    elif error.code in responses.FATAL:
+    elif error.kind in responses.FATAL:
         s.fail("FAILED_TO_THINK", error.message, 1000)
     else:
         s.note("warning", "upstream_error", code=error.code, type=error.type)
@@ -38,7 +38,7 @@ def configuring(s: State, error: realtime.ErrorDetail, leg: Leg) -> None:
 def live(s: State, error: realtime.ErrorDetail) -> None:
     """An error on the live leg."""
     s.note("info", "upstream_error", code=error.code, type=error.type, about=error.event_id)
-    if error.code == EXPIRED:
+    if error.kind == EXPIRED:
         rollover.expired(s)
     elif s.updating is not None and error.event_id == s.updating.event_id:
         updates.refused(s, error)
@@ -64,7 +64,7 @@ def unknown_event(s: State, kind: str, size: int) -> None:
 def _about_request(s: State, error: realtime.ErrorDetail) -> bool:
     if error.event_id is not None:
         return s.requested is not None and error.event_id == s.requested.event_id
-    return error.code == "conversation_already_has_active_response"
+    return error.kind == "conversation_already_has_active_response"
 
 
 def _about_response(response: Response, error: realtime.ErrorDetail) -> bool:
@@ -90,10 +90,10 @@ def _about_ours(s: State, error: realtime.ErrorDetail, event_id: str) -> bool:
 
 
 def _unaddressed(s: State, error: realtime.ErrorDetail) -> None:
-    if error.code in INVISIBLE:
-        if error.code == "input_audio_buffer_commit_empty":
+    if error.kind in INVISIBLE:
+        if error.kind == "input_audio_buffer_commit_empty":
             turns.nothing_to_commit(s)
-    elif error.code in responses.FATAL:
+    elif error.kind in responses.FATAL:
         s.fail("FAILED_TO_THINK", error.message, 1000)  # C-233
     elif error.type == "invalid_request_error" and error.param == "audio":
         s.fail("USER_AUDIO_FORMAT", "The upstream could not decode the audio.", 1000)

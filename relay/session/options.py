@@ -23,6 +23,8 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Rebuild the upstream when its session ends or is lost, instead of ending the conversation."""
     rebuild_attempts: int = 3
     """How many legs are tried for one rebuild."""
+    proved_after_s: float = 10.0
+    """A leg that is lost sooner, and has completed no response, counts as one of these tries."""
     continue_after_loss: bool = True
     """Have the agent go on with an answer that a lost upstream cut off."""
     upstream_session_s: float = 3600.0

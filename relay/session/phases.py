@@ -153,6 +153,7 @@ def configured(s: State, leg: Leg) -> None:
     """The upstream has our configuration: the conversation runs from here (C-021, C-212)."""
     s.next = None
     go_live(s, leg)
+    leg.proved = True
     s.disarm(Timer.UPSTREAM_READY)
     for item in s.applied.context:
         ours = identified(item, s.new_id("ctx"))
@@ -170,8 +171,7 @@ def configured(s: State, leg: Leg) -> None:
 def go_live(s: State, leg: Leg) -> None:
     """The conversation runs on this leg from here, for as long as its session lasts."""
     leg.phase = LegPhase.LIVE
-    s.live = leg
-    start_over(s)
+    s.live, leg.live_at = leg, s.now
     s.disarm(Timer.UPSTREAM_STEP)
     if s.options.rollover:
         remaining = leg.expires_at - s.now

@@ -48,7 +48,9 @@ def placed(s: State, item: realtime.Item) -> None:
     ours = next((sent for sent in s.unacknowledged if sent.id == item.id), None)
     if ours is None and s.unacknowledged and item.id not in s.user_items:
         oldest = s.unacknowledged[0]
-        ours = oldest if _same(oldest, item) else None
+        if _same(oldest, item):
+            ours = oldest
+            s.inexact("item_renamed")
     if ours is not None:
         s.unacknowledged.remove(ours)
         _acknowledged(s, ours.id or "")
@@ -109,7 +111,7 @@ def refused(s: State, error: realtime.ErrorDetail) -> None:
     s.disarm(Timer.REQUEST)
     if asked is None or asked.dropped:
         return
-    if error.code == "conversation_already_has_active_response":
+    if error.kind == "conversation_already_has_active_response":
         if s.response is None:  # one that we do not know of: ask again a little later
             s.retrying = asked
             s.arm(Timer.RETRY, s.options.response_backoff_s[0])
@@ -120,7 +122,7 @@ def refused(s: State, error: realtime.ErrorDetail) -> None:
         s.wants.insert(0, asked)  # C-214, U-10
     elif asked.verbatim:
         s.warn("SPEAK_REQUEST_FAILED", error.message)
-    elif error.code in FATAL:
+    elif error.kind in FATAL:
         s.fail("FAILED_TO_THINK", error.message, 1000)
     else:
         s.warn("THINK_REQUEST_FAILED", error.message)
@@ -179,7 +181,7 @@ def text_delta(
     _began(s, response)
     if response.first_text_at is None:
         response.first_text_at = s.now
-    item_id = _item_id(response, event.item_id, event.output_index)
+    item_id = _item_id(s, response, event.item_id, event.output_index)
     _item(response, item_id, event.output_index).partial += event.delta
     s.disarm(Timer.INFERRED_END)
 
@@ -198,6 +200,7 @@ def arguments_done(s: State, event: realtime.ResponseFunctionCallArgumentsDone) 
     response = _live(s, event.response_id, event.item_id)
     if response is None or ((known := response.items.get(event.item_id)) and known.announced):
         return
+    s.inexact("call_without_item")
     _began(s, response)
     item = _item(response, event.item_id or event.call_id, event.output_index)
     item.is_message, item.done = False, True
@@ -213,7 +216,7 @@ def text_done(s: State, response_id: str, item_id: str, index: int, content: str
     response = _live(s, response_id, item_id)
     if response is None:
         return
-    item = _item(response, _item_id(response, item_id, index), index)
+    item = _item(response, _item_id(s, response, item_id, index), index)
     if item.text is None:
         item.text = content
         _say_complete(s, response)
@@ -228,7 +231,7 @@ def audio_delta(s: State, event: realtime.ResponseOutputAudioDelta, leg: Leg) ->
         return  # C-149, C-222
     s.bad_audio = 0
     s.disarm(Timer.INFERRED_END)
-    item_id = _item_id(response, event.item_id, event.output_index)
+    item_id = _item_id(s, response, event.item_id, event.output_index)
     if item_id != response.voice_item:
         audio_done(s, response)
         response.voice_item = item_id
@@ -266,7 +269,7 @@ def item_audio_done(s: State, event: realtime.ResponseOutputAudioDone) -> None:
     response = _live(s, event.response_id, event.item_id)
     if response is None:
         return
-    item_id = _item_id(response, event.item_id, event.output_index)
+    item_id = _item_id(s, response, event.item_id, event.output_index)
     if response.voice_item == item_id:
         audio_done(s, response)
     item = _item(response, item_id, event.output_index)
@@ -482,6 +485,7 @@ def _live(s: State, response_id: str, item_id: str) -> Response | None:
     if item_id in s.past_items:
         return None
     if s.response is None and s.live is not None and response_id not in s.ended:
+        s.inexact("response_not_created")
         s.live.infers_ends = s.live.infers_ends or not s.live.creates_responses
         _begin(s, realtime.Response(id=response_id), s.live)
     response = s.response
@@ -499,10 +503,11 @@ def _perhaps_over(s: State, response: Response) -> None:
             s.disarm(Timer.INFERRED_END)
 
 
-def _item_id(response: Response, item_id: str, index: int) -> str:
+def _item_id(s: State, response: Response, item_id: str, index: int) -> str:
     """The item that an event is about; some servers name it by its index only."""
     if item_id:
         return item_id
+    s.inexact("item_unnamed")
     return next((name for name, item in response.items.items() if item.index == index), "")
 
 
@@ -568,6 +573,8 @@ def _in_order(response: Response) -> list[tuple[str, AgentItem]]:
 
 def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
     """Completed, or cut short by a limit: the turn finishes either way (C-148)."""
+    if s.live is not None:
+        s.live.proved = True
     for item in outcome.output or []:
         if item.type == "message" and item.id:
             ours = _item(response, item.id, len(response.items))

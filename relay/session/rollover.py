@@ -51,6 +51,7 @@ def configured(s: State, leg: Leg) -> None:
 def leg_gone(s: State, number: int, gone: UpstreamGone) -> None:
     """A leg ended by itself, or could not be opened."""
     if s.live is not None and s.live.number == number:
+        s.trouble = gone.reason or gone.how.value
         s.note("warning", "upstream_lost", how=gone.how.value, code=gone.code, reason=gone.reason)
         if s.options.rollover:
             _lost(s)
@@ -127,14 +128,18 @@ def proceed(s: State) -> None:
 def _lost(s: State) -> None:
     """The live leg is gone. What it owed is wanted again on the next one."""
     s.warn("THINK_REQUEST_FAILED", "The connection to the upstream was lost and is rebuilt.")
+    gone = s.live
     _leave(s)
     s.live = None
     if s.next is not None and s.next.phase is LegPhase.STANDBY:
         _switch(s, s.next)
     elif s.next is None:
-        phases.start_over(s)
         s.disarm(Timer.REDIAL)
-        redial(s)
+        if gone is not None and (gone.proved or s.now - gone.live_at >= s.options.proved_after_s):
+            phases.start_over(s)
+            redial(s)
+        else:
+            _try_again(s)  # an upstream that only picks up and hangs up is not there either
 
 
 def _hang_up(s: State, leg: Leg, why: str) -> None:
@@ -150,6 +155,10 @@ def _attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
         phases.first_attempt_failed(s, for_good=for_good)
         return
     s.updates[:0] = [folded.message for folded in leg.folded]
+    _try_again(s, for_good=for_good)
+
+
+def _try_again(s: State, *, for_good: bool = False) -> None:
     s.attempts += 1
     if not for_good and s.attempts < max(s.options.rebuild_attempts, len(s.upstreams)):
         phases.redial(s)
@@ -277,7 +286,11 @@ def _rest_of(s: State, response: Response) -> Want | None:
     if any(round_.response == response.id for round_ in s.rounds):
         return None
     if response.first_audio_at is None:
-        return response.want or _question(s)
+        asked = response.want
+        if asked is None or asked.taken_along:
+            return _question(s)
+        asked.taken_along = True
+        return asked
     if response.verbatim or not s.options.continue_after_loss:
         return None
     return Want(reason=Reason.CONTINUE, serial=s.number(), since=s.now)

@@ -125,12 +125,18 @@ class Leg(msgspec.Struct, kw_only=True):
     """When its session ends, on our clock."""
     configured_by: str = ""
     """Event id of its first session.update."""
+    live_at: float = 0.0
+    """When it became the live one."""
+    proved: bool = False
+    """A response was completed on it, or it was the session's first."""
     voiced: bool = False
     """Assistant audio has come over it: its voice is fixed now."""
     creates_responses: bool = False
     """It has sent response.created."""
     infers_ends: bool = False
     """Its responses end when all they began is done, because it may never say so (4.4)."""
+    deviations: list[str] = []
+    """In which ways it was seen to deviate from the API."""
 
     @property
     def agreed(self) -> Plan:
@@ -204,6 +210,8 @@ class Want(msgspec.Struct, kw_only=True):
     """How often its response failed."""
     rebuilt: bool = False
     """The upstream was rebuilt because it failed each time."""
+    taken_along: bool = False
+    """It was asked for on an upstream that was lost."""
     asked_again: bool = False
     """Sent a second time, after the first had no answer."""
     with_input: bool = True
@@ -482,6 +490,12 @@ class State(msgspec.Struct, kw_only=True):
         **fields: str | int | float | bool | None,
     ) -> None:
         self.act(Note(level, event, fields))
+
+    def inexact(self, way: str) -> None:
+        """The live upstream deviates from the API, and is understood all the same (4.4)."""
+        if self.live is not None and way not in self.live.deviations:
+            self.live.deviations.append(way)
+            self.note("info", "inexact_upstream", leg=self.live.number, way=way)
 
     def tell(self, message: voice_agent.ServerMessage) -> None:
         """Post a message to the client."""

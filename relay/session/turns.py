@@ -43,7 +43,10 @@ def committed(s: State, event: realtime.InputAudioBufferCommitted) -> None:
     """The user's turn is fixed (4.3)."""
     known = s.user_items.get(event.item_id)
     if known is not None and known.committed_at is not None:
-        return  # C-224
+        if event.item_id:
+            return  # C-224
+        del s.user_items[""]  # from a server that does not name its items: another turn
+        s.inexact("item_unnamed")
     s.uncommitted_bytes = 0
     s.kept, s.kept_bytes = [], 0
     history.spoke(s, event.item_id)

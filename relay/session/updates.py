@@ -66,7 +66,7 @@ def refused(s: State, error: realtime.ErrorDetail) -> None:
     s.disarm(Timer.UPDATE)
     if updating is None:
         return
-    if error.code == "cannot_update_voice":
+    if error.kind == "cannot_update_voice":
         _needs_new_leg(s, updating)
     else:
         _refuse(s, updating.message, error.message or error.code or "the upstream refused it")
