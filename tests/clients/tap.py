@@ -96,13 +96,16 @@ async def _copy(
     sink: ClientConnection | ServerConnection,
     frames: list[str | bytes],
 ) -> int:
-    """Copy until either side closes, then close the other with the same code; returns the code."""
+    """Copy until either side ends, then end the other likewise; returns the close code."""
     try:
         while True:
             frame = await source.recv()
             frames.append(frame)
             await sink.send(frame)
     except ConnectionClosed as closed:
-        code = closed.rcvd.code if closed.rcvd else 1006
-    await sink.aclose(1000 if code in (1005, 1006) else code)
-    return code
+        end = closed.rcvd
+    if end is None:
+        await trio.aclose_forcefully(sink.stream)
+        return 1006
+    await sink.aclose(1000 if end.code == 1005 else end.code, end.reason)
+    return end.code
