@@ -4,7 +4,7 @@ It knows neither protocol: which paths exist, who may connect and what a frame m
 or left to whoever holds the leg. It is the one place that names the WebSocket library, and it uses
 that for the opening handshake, for parsing what comes in, and for answering pings and closes. What
 goes out is queued and written here, because of how the library behaves when a send is slow,
-cancelled, or overtaken by a close (LIBRARIES.md, "Traps in trio-websocket").
+cancelled, or overtaken by a close; "trap N" counts these ways, and tests/test_wire.py has them all.
 
     Leg      one open WebSocket: `receive`, `post`, `drop_audio`, `goodbye`, `drop`
     dial     be the client of one

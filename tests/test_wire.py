@@ -244,7 +244,7 @@ async def over(
     assert not faults
 
 
-# The ten traps of the library (LIBRARIES.md), each with the cure.
+# The ten traps of the library, each with the cure.
 
 
 async def test_trap_1_a_ping_during_closing_neither_kills_the_daemon_nor_spoils_the_goodbye() -> (
