@@ -9,6 +9,7 @@ the command line. What is not a key here is refused: a knob that does nothing do
 import datetime
 import importlib.util
 import ipaddress
+import math
 import re
 import tomllib
 import urllib.parse
@@ -464,7 +465,7 @@ def _read_text(file: Path, key: str) -> str:
 
 def _read_toml(file: Path, option: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(_read_text(file, option))
+        return tomllib.loads(_read_text(file, option), parse_float=_float)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
 
@@ -498,12 +499,20 @@ def _value(text: str) -> Any:
     """A TOML value if `text` is one, else `text` itself. No key is a date, so a date is text."""
     text = text.strip()
     try:
-        tree = tomllib.loads(f"value = {text}")
+        tree = tomllib.loads(f"value = {text}", parse_float=_float)
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
     value = tree["value"]
     is_moment = isinstance(value, datetime.date | datetime.time)
     return text if len(tree) != 1 or is_moment else value
+
+
+def _float(text: str) -> float:
+    """TOML's, but for nan: it would pass every bound and fail much later, in a clock."""
+    value = float(text.replace("_", ""))
+    if math.isnan(value):
+        raise tomllib.TOMLDecodeError("nan is not a value of any key")
+    return value
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:

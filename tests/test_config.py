@@ -81,6 +81,7 @@ def test_an_environment_value_is_read_the_same_way() -> None:
         ("listen=3", "listen: expected a table, got `int`"),
         ("listen.port.x=3", "listen.port: expected `int`, got a table"),
         ("listen.port=1\nlisten.host=2", "listen.port: expected `int`, got `str`"),
+        ("session.drain_s=nan", "session.drain_s: expected `float`, got `str`"),
         ("listen.tls_cert=3", "listen.tls_cert: expected a path"),
         ('listen.component_paths=["/a", "b"]', "listen.component_paths[1]: "),
         ("log.level=loud", "log.level: invalid enum value 'loud'"),
@@ -125,6 +126,9 @@ def test_a_file_that_is_missing_or_no_toml_is_refused(file: Path) -> None:
         config.load(file, {})
     file.write_text("[listen\n")
     with pytest.raises(ConfigError, match="line 1"):
+        config.load(file, {})
+    file.write_text("[session]\ndrain_s = -nan\n")
+    with pytest.raises(ConfigError, match="nan is not a value"):
         config.load(file, {})
     file.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="cannot read"):
