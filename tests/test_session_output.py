@@ -647,6 +647,16 @@ def test_a_failed_response_is_warned_of_tried_again_and_then_fatal(code: str) ->
     book.to_client(error("FAILED_TO_THINK")).closes(1011, "FAILED_TO_THINK")
 
 
+@pytest.mark.parametrize("code", [None, "odd_thing"])
+@pytest.mark.conformance("C-147", "C-176")
+def test_a_response_that_failed_for_no_known_reason_is_warned_of(code: str | None) -> None:
+    book = ready().upstream(*speech(), transcribed("item_u1", "Hi."), response_created("resp_1"))
+    book.to_client("UserStartedSpeaking", user("Hi."), "AgentThinking")
+    book.upstream(response_done("resp_1", "failed", code=code))
+    book.to_client(warning("THINK_REQUEST_FAILED"))
+    book.client("KeepAlive").nothing()
+
+
 @pytest.mark.conformance("C-147")
 def test_a_later_try_may_succeed() -> None:
     (
@@ -771,6 +781,42 @@ def test_a_response_ends_at_response_done_only() -> None:
         .upstream(response_done())
         .to_client("AgentAudioDone", "LatencyReport")
         .to_upstream("response.create")
+    )
+
+
+@pytest.mark.parametrize("component", [False, True])
+@pytest.mark.conformance("C-124", "C-182")
+def test_events_that_mean_nothing_to_a_client(component: bool) -> None:
+    of = {"response_id": "resp_1", "item_id": "item_a1", "output_index": 0, "content_index": 0}
+    index = {"item_id": "item_m1", "output_index": 1}
+    limit = {"name": "tokens", "limit": 100, "remaining": 1, "reset_seconds": 1.5}
+    (
+        ready(component=component)
+        .upstream(
+            like("conversation.created", conversation={"id": "conv_1"}),
+            like("rate_limits.updated", rate_limits=[limit]),
+            like("input_audio_buffer.cleared"),
+            like("conversation.item.deleted", item_id="item_1"),
+            like("conversation.item.retrieved", item=spoken("item_1", "Secret.")),
+            like("conversation.item.truncated", item_id="item_1", content_index=0, audio_end_ms=9),
+            like("mcp_list_tools.in_progress", item_id="item_m1"),
+            like("mcp_list_tools.completed", item_id="item_m1"),
+            like("mcp_list_tools.failed", item_id="item_m1"),
+            like("response.mcp_call.in_progress", **index),
+            like("response.mcp_call.completed", **index),
+            like("response.mcp_call.failed", **index),
+            like("output_audio_buffer.started", response_id="resp_0"),
+            like("output_audio_buffer.stopped", response_id="resp_0"),
+            like("output_audio_buffer.cleared", response_id="resp_0"),
+        )
+        .nothing()
+        .upstream(response_created())
+        .to_client("AgentThinking")
+        .upstream(
+            like("response.content_part.added", **of, part={"type": "audio", "transcript": ""}),
+            like("response.content_part.done", **of, part={"type": "audio", "transcript": "Hi."}),
+        )
+        .nothing()
     )
 
 

@@ -21,6 +21,8 @@ from tests.scenes import (
     pcm,
     ready,
     settings,
+    speech_started,
+    speech_stopped,
     types,
     user,
     warning,
@@ -560,6 +562,22 @@ def test_warnings_precede_what_the_greeting_brings() -> None:
         .to_client("SettingsApplied", warning("PROMPT_TOO_LONG"), assistant("Hello!"))
         .to_upstream("conversation.item.create")
     )
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        {"idleTimeoutMs": 10_000},
+        {"sessionAudioOutput": {"speed": 1.1}},
+        {"think": {"toolChoice": "auto"}},
+        {"think": {"maxOutputTokens": 100}},
+    ],
+)
+def test_settings_of_the_component_make_the_client_one(agent: dict[str, Any]) -> None:
+    book = configuring(settings(**agent)).updated().to_client("SettingsApplied")
+    book.component = True
+    book.upstream(speech_started(), speech_stopped())
+    book.to_client("UserStartedSpeaking", "UtteranceEnd")
 
 
 # Context.

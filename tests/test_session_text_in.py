@@ -148,6 +148,26 @@ def test_a_typed_message_does_not_cut_the_agents_speech() -> None:
     waiting("And?", answering()).acks().passes(0.5).nothing()
 
 
+@pytest.mark.conformance("C-092", "C-151")
+def test_a_typed_message_may_cut_the_agents_speech() -> None:
+    (
+        answering(ms=1000, inject_user_interrupts=True)
+        .passes(0.4)
+        .client(types("And?"))
+        .audio_dropped()
+        .to_client(assistant("Hello."), user("And?"))
+        .to_upstream(
+            like("response.cancel", response_id="resp_1"),
+            like("conversation.item.truncate", item_id="item_a1", audio_end_ms=400),
+            typed("And?"),
+        )
+        .acks()
+        .nothing()
+        .upstream(cancelled("resp_1", "client_cancelled"))
+        .to_upstream("response.create")
+    )
+
+
 @pytest.mark.conformance("C-093")
 def test_two_messages_get_two_responses_in_order() -> None:
     book = ready().client(types("One."), types("Two."))

@@ -1,11 +1,12 @@
 """What the user says: audio in, turns as the upstream finds them, transcripts, ForceEndTurn."""
 
+import math
 from typing import Any
 
 import pytest
 
-from relay.settings import MappingOptions, TurnOptions
-from tests.expected import Wire, like
+from relay.settings import MappingOptions, Passthrough, TurnOptions
+from tests.expected import About, Wire, like
 from tests.playbook import Playbook
 from tests.scenes import (
     TRANSCRIPTION,
@@ -193,6 +194,19 @@ def test_the_component_hears_the_final_transcript_right_behind_it() -> None:
 def test_without_speech_events_the_duration_is_0() -> None:
     book = ready(component=True).upstream(committed(), *user_item(), transcribed("item_u1", "Hi."))
     book.to_client(user("Hi."), like("Transcript", start=0, duration=0))
+
+
+@pytest.mark.conformance("C-122")
+def test_the_confidence_is_made_of_log_probabilities() -> None:
+    chances = [
+        {"token": "Hi", "bytes": [72, 105], "logprob": -0.1},
+        {"token": ".", "bytes": [46], "logprob": -0.3},
+    ]
+    book = ready(component=True, mapping=MappingOptions(passthrough=Passthrough(logprobs=True)))
+    book.upstream(committed(), *user_item())
+    book.upstream({**transcribed("item_u1", "Hi."), "logprobs": chances})
+    heard = {"transcript": "Hi.", "confidence": About(math.exp(-0.2)), "words": []}
+    book.to_client(user("Hi."), like("Transcript", alternatives=[heard]))
 
 
 @pytest.mark.conformance("C-143")
