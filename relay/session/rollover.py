@@ -128,9 +128,7 @@ def proceed(s: State) -> None:
 def _lost(s: State) -> None:
     """The live leg is gone. What it owed is wanted again on the next one."""
     s.warn("THINK_REQUEST_FAILED", "The connection to the upstream was lost and is rebuilt.")
-    gone = s.live
-    _leave(s)
-    s.live = None
+    gone = _leave(s)
     if s.next is not None and s.next.phase is LegPhase.STANDBY:
         _switch(s, s.next)
     elif s.next is None:
@@ -206,9 +204,8 @@ def _is_idle(s: State) -> bool:
 
 def _switch(s: State, leg: Leg) -> None:
     """The leg becomes the live one and is told what was said (C-186)."""
-    if s.live is not None:
-        _leave(s)
-        s.act(Hangup(s.live.number))
+    if (old := _leave(s)) is not None:
+        s.act(Hangup(old.number))
     s.next = None
     phases.go_live(s, leg)
     s.plan = leg.plan
@@ -226,9 +223,12 @@ def _switch(s: State, leg: Leg) -> None:
         s.uncommitted_bytes = s.kept_bytes
 
 
-def _leave(s: State) -> None:
-    """Nothing more comes from the live leg. What it owed becomes a want; what it was told stays in
-    the history."""
+def _leave(s: State) -> Leg | None:
+    """Nothing goes to the live leg any more, and nothing comes from it. What it owed becomes a
+    want; what it was told stays in the history. Returns the leg, if there was one."""
+    if s.live is None:
+        return None
+    leg, s.live = s.live, None
     again = _owed(s)
     if s.response is not None:
         responses.abandon(s, s.response)
@@ -266,6 +266,7 @@ def _leave(s: State) -> None:
         Timer.SWITCH,
         Timer.PLAYED,
     )
+    return leg
 
 
 def _owed(s: State) -> Want | None:
