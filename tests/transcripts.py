@@ -136,6 +136,22 @@ def failing_response() -> Pair:
     return pair.client(says("Hello")).passes(8)
 
 
+def upstream_lost() -> Pair:
+    """The upstream breaks in the middle of an answer: a new one is told what was said, and goes
+    on from there."""
+    pair = Pair(parse(TRANSCRIBED)).client(settings()).until("SettingsApplied")
+    pair.client(says("Tell me a story")).until("AgentStartedSpeaking").passes(0.5)
+    return pair.loses_upstream().passes(8)
+
+
+def old_age() -> Pair:
+    """The upstream's session nears its end: the next one is ready before that, and takes over
+    when nobody speaks. The client hears nothing of it."""
+    pair = Pair(parse("[knobs]\nsession_s = 180\n")).client(settings()).until("SettingsApplied")
+    pair.client(says("Hello")).until("LatencyReport").passes(50).client({"type": "KeepAlive"})
+    return pair.passes(20).client(says("Still there?")).passes(5)
+
+
 SCENARIOS: tuple[Callable[[], Pair], ...] = (
     greeting,
     text_turn,
@@ -148,6 +164,8 @@ SCENARIOS: tuple[Callable[[], Pair], ...] = (
     early_input,
     silent_client,
     failing_response,
+    upstream_lost,
+    old_age,
 )
 
 
