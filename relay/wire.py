@@ -1,10 +1,10 @@
-"""wire: sockets. It carries `str | bytes` over WebSockets and answers plain HTTP on the same port.
+"""wire: WebSockets over sockets. It carries `str | bytes` and answers plain HTTP on the same port.
 
 It knows neither protocol: which paths exist, who may connect and what a frame means are told to it
-or left to whoever holds the leg. It is the one place that names the WebSocket library, and it uses
-that for the opening handshake, for parsing what comes in, and for answering pings and closes. What
-goes out is queued and written here, because of how the library behaves when a send is slow,
-cancelled, or overtaken by a close; "trap N" counts these ways, and tests/test_wire.py has them all.
+or left to whoever holds the leg. It is the one place that names the WebSocket library, which makes
+the opening handshake. From there on frames are ours (`relay.websocket`, `relay.lines`): per frame
+one wake-up, one receive and one send, where the library has channels, locks and a task between.
+"trap N" counts the ways in which the library surprises, and tests/test_wire.py has them all.
 
     Leg      one open WebSocket: `receive`, `post`, `drop_audio`, `goodbye`, `drop`
     dial     be the client of one
@@ -24,6 +24,7 @@ import math
 import os
 import re
 import ssl
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
@@ -33,7 +34,9 @@ from urllib.parse import urlsplit
 import h11
 import trio
 import trio_websocket
-from wsproto.frame_protocol import FrameProtocol
+
+from relay import websocket
+from relay.lines import Line, TlsLine, line_over
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: text or binary, told apart by opcode only."""
@@ -46,7 +49,7 @@ class Limits:
     """What a leg puts up with. `CLIENT_LEG` and `UPSTREAM_LEG` are the two sets in use."""
 
     max_message: int = 16 * MIB
-    """Largest incoming message, in bytes (binary) or characters (text); above: close 1009."""
+    """Largest incoming message, in bytes; above: close 1009."""
     send_s: float = 30.0
     """The leg is lost when its oldest unsent frame is older than this."""
     unsent_audio_ms: float = 60_000.0
@@ -223,98 +226,106 @@ async def dial_over(
     subprotocols: Iterable[str] = (),
 ) -> "AsyncIterator[Leg]":
     """The rest of `dial`, over a stream that is connected; closes it."""
-    deadline = trio.current_time() + deadline_s
     address = _Address.of(url)
-    leg = Leg(stream, limits, client=True)
 
-    async def opening(nursery: trio.Nursery, line: _Line) -> trio_websocket.WebSocketConnection:
+    async def opening(
+        nursery: trio.Nursery, stream: trio.abc.Stream
+    ) -> trio_websocket.WebSocketConnection:
         return await trio_websocket.wrap_client_stream(
             nursery,
             # The annotation is narrower than the code, which wants any Stream.
-            cast("trio.SocketStream", line),
+            cast("trio.SocketStream", stream),
             address.host_header,
             address.resource,
             subprotocols=subprotocols,
             extra_headers=_encoded((headers or {}).items()),
-            message_queue_size=_QUEUED_MESSAGES,
-            max_message_size=limits.max_message,
-            receive_buffer_size=None,
         )
 
     try:
-        async with leg._alive(opening, deadline):
-            yield leg
-    except _NotOpened as failure:
-        raise _why_not(failure) from failure.__cause__
+        opened = await _open(stream, opening, trio.current_time() + deadline_s)
+    except BaseException as failure:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+        if isinstance(failure, _NotOpened):
+            raise _why_not(failure) from failure.__cause__
+        raise
+    leg = Leg(line_over(stream), limits, client=True, opened=opened)
+    async with leg._alive():
+        yield leg
 
 
 class Leg:
     """One open WebSocket. Made by `dial` and `serve_connection` only.
 
-    One task may `receive`; anyone may `post`. Posting never waits: frames go into an outbox that
-    one writer drains in order. A leg that cannot keep up is lost (see `Limits`), and a leg that is
-    gone swallows what is posted; `receive` is where one learns of it.
+    One task may `receive`, and must be quick to do so again: pings are answered on the way. Anyone
+    may `post`, which never waits: a frame is sent at once if the peer takes it, else it goes into
+    an outbox that one writer drains in order. A leg that cannot keep up is lost (see `Limits`), and
+    a leg that is gone swallows what is posted; `receive` is where one learns of it.
     """
 
-    def __init__(
-        self,
-        stream: trio.abc.Stream,
-        limits: Limits,
-        *,
-        client: bool,
-        head: bytes = b"",
-        early: bytes = b"",
-    ) -> None:
-        self._line = _Line(stream, head, early)
+    def __init__(self, line: Line, limits: Limits, *, client: bool, opened: "_Opened") -> None:
+        self._line = line
         self._limits = limits
-        self._frames = FrameProtocol(client, [])
+        self._client = client
+        self._incoming = websocket.Incoming(masked=not client, max_message=limits.max_message)
+        self._messages = self._incoming.messages
+        self._clear = False  # nothing waits to be sent: what is posted may be sent at once
+        self._rest = b""  # what the line has not taken of what was begun
+        self._control: deque[bytes] = deque()
+        self._control_bytes = 0
         self._outbox: deque[_Entry] = deque()
         self._unsent_text = 0
         self._sending = math.inf  # the stamp of what the writer is sending; inf: nothing
         self._farewell: bytes | None = None
         self._last_word = 1000  # the close code, if the holder leaves without a goodbye
+        self._close_sent = False
+        self._pinged = b""  # the ping that was not answered yet
         self._gone: LegGone | None = None
-        self._fault: BaseException | None = None
+        self._being_read = False
+        self._work = trio.lowlevel.ParkingLot()  # where the writer sleeps
+        self._room = trio.lowlevel.ParkingLot()  # where a reader waits for control to be sent
+        self._turn = trio.lowlevel.ParkingLot()  # where a second reader waits for the first
         self._scope = trio.CancelScope(shield=True)
-        self._reading = trio.CancelScope()
-        self._settled = trio.Event()
         self._written = trio.Event()
         self._ended = trio.Event()
-        self.subprotocol: str | None = None
+        self.subprotocol = opened.subprotocol
         self.unsent_audio_ms = 0.0
         """Audio in the outbox: what `drop_audio` would drop now."""
         self.shed_audio_ms = 0.0
         """Audio dropped so far because the peer did not keep up (`Limits.sheds_audio`)."""
         self.frames_in = 0
         self.frames_out = 0
+        if opened.early:
+            line.bytes_in += len(opened.early)
+            self._understand(opened.early)
 
     @property
     def bytes_in(self) -> int:
-        """Bytes read from the stream, framing included."""
+        """Bytes received, framing included."""
         return self._line.bytes_in
 
     @property
     def bytes_out(self) -> int:
-        """Bytes handed to the stream, framing included."""
+        """Bytes handed to the kernel, framing included."""
         return self._line.bytes_out
 
     async def receive(self) -> Frame:
-        """The next message. Raises LegGone when there will be none; messages that came before the
-        end are delivered first. Safe to cancel."""
-        while True:
-            try:
-                frame = await self._ws.get_message()
-            except trio_websocket.ConnectionClosed as closed:
-                raise self._goneness(closed.reason) from None
-            if self._farewell is None:
-                self.frames_in += 1
-                return frame
+        """The next message; at once if it has come already. Raises LegGone when there will be none;
+        messages that came before the end are delivered first. Safe to cancel."""
+        while not self._messages:
+            if self._gone is not None or self._incoming.end is not None or self._ended.is_set():
+                raise self._goneness()
+            await self._read()
+        self.frames_in += 1
+        return self._messages.popleft()
 
     def post(self, frame: Frame, audio_ms: float = 0.0) -> None:
-        """Append one encoded frame to the outbox. `audio_ms` > 0 says that it is audio, and how
-        much: `drop_audio` may take it out again, and other bounds apply to it."""
-        # The place for a fast lane: with the writer asleep and a plain socket below, one
-        # non-blocking send could be tried here before anything is queued.
+        """Send one frame, or append it to the outbox. `audio_ms` > 0 says that it is audio, and how
+        much: while it waits, `drop_audio` may take it out again, and other bounds apply to it."""
+        if self._clear:
+            self.frames_out += 1
+            self._begin(websocket.message(frame, self._key()))
+            return
         if self._deaf:
             return
         self._outbox.append((frame, audio_ms, trio.current_time()))
@@ -326,7 +337,7 @@ class Leg:
             self._unsent_text += len(frame)
             if self._unsent_text > self._limits.unsent_text:
                 self._lose("too much text unsent")
-        self._line.work.unpark()
+        self._work.unpark()
 
     def drop_audio(self) -> float:
         """Take unsent audio out of the outbox, leaving the rest in order; how much, in ms. A frame
@@ -348,100 +359,75 @@ class Leg:
         with trio.CancelScope(shield=True):
             if self._farewell is None:
                 self._farewell = self._close_frame(code, reason)
-                self._line.work.unpark()
+                self._messages.clear()
+                self._wake()
                 with trio.move_on_after(flush_s):
                     await self._written.wait()
                 if not self._written.is_set():
                     self._lose("goodbye not written in time")
-                with trio.move_on_after(PEER_CLOSE_S):
-                    await self._peer_close()
-                self._reading.cancel()
             await self._ended.wait()
 
     def drop(self) -> None:
         """End the leg at once: nothing more is written, the stream is closed."""
         self._lose("dropped")
 
-    # What follows is the leg's inner life: one nursery for the writer, within it one for reading.
+    # What follows is the leg's inner life: a writer, and a task that looks at the clock.
 
     @contextlib.asynccontextmanager
-    async def _alive(self, opening: "_Opening", deadline: float) -> AsyncIterator[None]:
-        """Run the leg while the block lasts. Raises _NotOpened if it never opens."""
+    async def _alive(self) -> AsyncIterator[None]:
+        """Run the leg while the block lasts."""
         with _ungrouped():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._run, opening)
+                nursery.start_soon(self._run)
                 try:
-                    with trio.CancelScope(deadline=deadline):
-                        await self._settled.wait()
-                    if not self._line.opened.is_set():
-                        raise _NotOpened from self._fault
                     yield
                 finally:
-                    with trio.CancelScope(shield=True):
-                        await self._end()
+                    await self.goodbye(self._last_word, flush_s=1.0)
 
-    async def _end(self) -> None:
-        if self._line.opened.is_set():
-            await self.goodbye(self._last_word, flush_s=1.0)
-        else:
-            self._scope.cancel()
-
-    async def _run(self, opening: "_Opening") -> None:
+    async def _run(self) -> None:
         # Shielded: the holder's end is the leg's end, and until then a goodbye needs the writer,
         # also when everything around is being cancelled (trap 7: else the peer sees a bare EOF).
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    await self._read(opening)
-                    if self._line.opened.is_set():
-                        await self._linger()
+                    nursery.start_soon(self._watch)
+                    await self._write()
+                    with trio.move_on_after(PEER_CLOSE_S):
+                        await self._peer_close()
                     nursery.cancel_scope.cancel()
         finally:
-            self._settled.set()
+            self._clear = False
             self._written.set()
             with trio.move_on_after(1.0, shield=True) as patience:
                 if self._gone is not None:
                     patience.cancel()
                 with contextlib.suppress(trio.BrokenResourceError):
-                    await self._line.stream.aclose()
+                    await self._line.aclose()
+            self._room.unpark_all()
+            self._turn.unpark_all()
             self._ended.set()
 
-    async def _read(self, opening: "_Opening") -> None:
-        try:
-            with self._reading:
-                async with trio.open_nursery() as nursery:
-                    self._ws = await opening(nursery, self._line)
-                    self.subprotocol = self._ws.subprotocol
-                    self._line.opened.set()
-                    self._settled.set()
-                    nursery.start_soon(self._keep_alive)
-                    nursery.start_soon(self._watch_age)
-        except* Exception as faults:
-            # The library's reader died of what the peer sent; that ends the leg, not the process.
-            self._fault = _leaf(faults)
-            self._settled.set()
-
-    async def _keep_alive(self) -> None:
-        with contextlib.suppress(trio_websocket.ConnectionClosed):
-            while True:
-                await trio.sleep(self._limits.ping_s)
-                # Trap 5: without a deadline `ping` waits for ever for a peer that vanished.
-                with trio.move_on_after(self._limits.pong_s) as patience:
-                    await self._ws.ping()
-                if patience.cancelled_caught:
-                    self._lose(f"no pong within {self._limits.pong_s:g} s")
-
-    async def _watch_age(self) -> None:
-        # One look at the clock per leg and half minute, instead of a scope around each send.
+    async def _watch(self) -> None:
+        """Pings, and the age of what is unsent: one look at the clock per leg and several seconds,
+        instead of a scope around each send."""
         # Nothing is missed: what is posted during a sleep is not due before its end.
-        limit = self._limits.send_s
+        limits = self._limits
+        ping_at, pong_due = trio.current_time() + limits.ping_s, math.inf
         while True:
             now = trio.current_time()
-            due = self._oldest_unsent + limit
-            if now >= due:
-                self._lose(f"a frame unsent for {limit:g} s")
-            await trio.sleep_until(min(due, now + limit))
+            unsent_due = self._oldest_unsent + limits.send_s
+            if now >= unsent_due:
+                self._lose(f"a frame unsent for {limits.send_s:g} s")
+            if not self._pinged:
+                pong_due = math.inf
+            elif now >= pong_due:
+                self._lose(f"no pong within {limits.pong_s:g} s")
+            if now >= ping_at and not self._pinged:
+                self._pinged = os.urandom(4)
+                self._say(websocket.ping(self._pinged, self._key()))
+                ping_at, pong_due = now + limits.ping_s, now + limits.pong_s
+            due = pong_due if self._pinged else ping_at
+            await trio.sleep_until(min(due, unsent_due, now + limits.send_s))
 
     @property
     def _oldest_unsent(self) -> float:
@@ -449,33 +435,115 @@ class Leg:
             return min(self._sending, self._outbox[0][2])
         return self._sending
 
+    # Receiving. Whoever wants a message reads; a goodbye reads on, to hear the peer's.
+
+    async def _read(self) -> None:
+        """Take in what comes next; a second reader just waits for the first."""
+        if self._being_read:
+            await self._turn.park()
+            return
+        self._being_read = True
+        try:
+            while self._control_bytes > _CONTROL_BYTES and not self._ended.is_set():
+                await self._room.park()
+            data = await self._line.receive_some()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            self._lose(_cause(broken))
+        else:
+            if data:
+                self._understand(data)
+            else:
+                self._lose("end of stream")
+        finally:
+            self._being_read = False
+            if self._turn:
+                self._turn.unpark_all()
+
+    def _understand(self, data: bytes) -> None:
+        incoming = self._incoming
+        incoming.feed(data)
+        if incoming.pings:
+            for payload in incoming.pings:
+                self._say(websocket.pong(payload, self._key()))
+            incoming.pings.clear()
+        if incoming.pongs:
+            if self._pinged in incoming.pongs:
+                self._pinged = b""
+            incoming.pongs.clear()
+        if incoming.end is not None and not incoming.end.refused and not self._close_sent:
+            self._clear = False
+            self._say(websocket.close(incoming.end.code, incoming.end.reason, self._key()))
+            self._close_sent = True  # behind it comes nothing
+        if self._farewell is not None:
+            self._messages.clear()
+
+    async def _peer_close(self) -> None:
+        """Read on to the peer's close frame. Closing with unread input would reset the connection,
+        and the peer may lose our close frame before it reads it; so what a peer goes on sending
+        that was refused is read and forgotten."""
+        end = self._incoming.end
+        if end is not None and end.refused:
+            await _drain(self._line)
+        while self._incoming.end is None:
+            await self._read()
+
+    # Sending. Only the writer waits for the line. It is never cancelled in a send unless the leg is
+    # lost (trap 2: half a frame stays on the wire and the peer reads garbage).
+
+    def _begin(self, data: bytes) -> None:
+        """The fast lane: nothing is before it."""
+        try:
+            self._rest = self._line.begin(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            self._lose(_cause(broken))
+            return
+        if self._rest:
+            self._sending = trio.current_time()
+            self._wake()
+
+    def _say(self, control: bytes) -> None:
+        """Send a control frame, before anything else that waits."""
+        if self._clear:
+            self._begin(control)
+        elif not self._close_sent:
+            self._control.append(control)
+            self._control_bytes += len(control)
+            self._wake()
+
+    def _wake(self) -> None:
+        self._clear = False
+        self._work.unpark()
+
     async def _write(self) -> None:
-        # The only task that writes to the stream. It is never cancelled in a send unless the leg
-        # is lost (trap 2: half a frame stays on the wire and the peer reads garbage).
         line = self._line
         try:
-            while True:
-                data = self._next_bytes()
+            while self._gone is None:
+                data = self._rest or self._next_bytes()
+                self._rest = b""
                 if data:
-                    await line.stream.send_all(data)
-                    line.bytes_out += len(data)
-                elif line.close_sent:
+                    if rest := line.begin(data):
+                        await line.finish(rest)
+                elif self._close_sent:
                     break
                 else:
                     self._sending = math.inf
-                    await line.work.park()
+                    self._clear = line.immediate
+                    await self._work.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            line.fault = line.fault or _cause(broken)
-            self._lose(line.fault)
+            self._lose(_cause(broken))
         self._sending = math.inf
         self._written.set()
 
-    def _next_bytes(self) -> bytes | bytearray:
+    def _next_bytes(self) -> bytes:
         """Control frames first; then what was posted, in order; then the farewell."""
-        if self._line.control:
+        if self._control:
             self._sending = trio.current_time()
-            return self._line.take_control()
-        if self._line.close_sent:
+            data = b"".join(self._control)
+            self._control.clear()
+            self._control_bytes = 0
+            self._room.unpark_all()
+            return data
+        if self._close_sent:
             return b""
         if self._outbox:
             frame, audio_ms, posted = self._outbox.popleft()
@@ -487,58 +555,40 @@ class Leg:
                 self.unsent_audio_ms = 0.0  # sums of floats drift
             self._sending = trio.current_time() if self._limits.sheds_audio else posted
             self.frames_out += 1
-            return self._frames.send_data(frame)
+            return websocket.message(frame, self._key())
         if self._farewell is not None:
             self._sending = trio.current_time()
-            self._line.close_sent = True
+            self._close_sent = True
             return self._farewell
         return b""
 
     def _close_frame(self, code: int, reason: str) -> bytes:
-        # The library sends no close frame when a message breaks the protocol; its verdict is
-        # the code to send then. It never closes for us (traps 1 and 6): as long as it believes
-        # the connection open, a Ping that arrives now is no error, and its Pong goes nowhere.
-        if self._verdict in _REFUSALS:
-            code, reason = self._verdict, ""
-        return bytes(self._frames.close(code, reason))
+        end = self._incoming.end
+        if end is not None and end.refused:
+            code, reason = end.code, ""
+        return websocket.close(code, reason, self._key())
 
-    async def _peer_close(self) -> None:
-        while True:
-            try:
-                await self._ws.get_message()
-            except trio_websocket.ConnectionClosed:
-                return
+    def _key(self) -> int | None:
+        return next(_masking_keys) if self._client else None
 
-    async def _linger(self) -> None:
-        # Closing with unread input resets the connection, and the peer may lose our close frame
-        # before it reads it. After a refusal the library has stopped reading; the peer has not
-        # stopped sending.
-        if self._verdict in _REFUSALS and not self._line.handshaken and self._gone is None:
-            with trio.move_on_after(FLUSH_S):
-                await self._written.wait()
-            await _drain(self._line.stream)
-
-    @property
-    def _verdict(self) -> int:
-        """The close code that the library has recorded; 0: none yet."""
-        return 0 if self._ws.closed is None else int(self._ws.closed.code)
+    # The end.
 
     @property
     def _deaf(self) -> bool:
-        return self._line.close_sent or self._farewell is not None or self._gone is not None
+        return self._close_sent or self._farewell is not None or self._gone is not None
 
-    def _goneness(self, verdict: trio_websocket.CloseReason | None) -> LegGone:
+    def _goneness(self) -> LegGone:
+        end = self._incoming.end
+        if end is not None:
+            return LegGone(end.code, end.reason)
         if self._gone is not None:
-            return self._gone
-        if verdict is not None and verdict.code != _ABNORMAL:
-            return LegGone(int(verdict.code), verdict.reason or "")
-        if self._fault is not None:
-            return LegGone(None, f"protocol failure ({type(self._fault).__name__})")
-        return LegGone(None, self._line.fault or "end of stream")
+            return LegGone(self._gone.code, self._gone.reason)
+        return LegGone(None, "no answer to the goodbye")
 
     def _lose(self, reason: str) -> None:
         if self._gone is None:
             self._gone = LegGone(None, reason)
+            self._clear = False
             self._outbox.clear()
             self.unsent_audio_ms = 0.0
             self._scope.cancel()
@@ -556,105 +606,115 @@ class Leg:
 _Entry: TypeAlias = tuple[Frame, float, float]
 """A posted frame, its milliseconds of audio (0: none), and when it was posted."""
 
-_Opening: TypeAlias = (
-    "Callable[[trio.Nursery, _Line], Awaitable[trio_websocket.WebSocketConnection]]"
-)
-
-_QUEUED_MESSAGES: Final = 16
-"""Received messages the library may hold. Its reader answers no pings while this is full (trap 3),
-so whoever receives must not wait for anything else."""
 _CONTROL_BYTES: Final = 64 * 1024
 """Unsent pongs beyond which we stop reading: a peer that pings and never reads costs no more."""
-_ABNORMAL: Final = 1006
-_REFUSALS: Final = frozenset({1002, 1007, 1009})
-_CLOSE_OPCODE: Final = 0x88
-"""First byte of a close frame: FIN and opcode 8."""
 
 
-class _Line(trio.abc.Stream):
-    """What the library takes for its stream.
+def _unforeseeable() -> Iterator[int]:
+    """Masking keys (RFC 6455, 5.3), from the system's randomness by the handful."""
+    while True:
+        yield from struct.unpack("=256I", os.urandom(1024))
 
-    Sends of the library are control frames and the handshake; they are queued here for the leg's
-    writer, so that a pong never waits behind a frame that the peer does not read, and a cancelled
-    send is either queued whole or not at all. After a close frame nothing more is let through.
-    Closing is the leg's affair. Receiving passes through, behind `head`. Two things are noticed on
-    the way of which the library would say nothing (trap 4) or only when the body is complete: the
-    peer leaves before the handshake is done, and it refuses.
+
+_masking_keys: Final = _unforeseeable()
+
+
+# The opening handshake: the library's.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a handshake leaves."""
+
+    subprotocol: str | None
+    early: bytes
+    """What the peer has sent behind it."""
+
+
+_Opening: TypeAlias = Callable[
+    [trio.Nursery, trio.abc.Stream], Awaitable[trio_websocket.WebSocketConnection]
+]
+
+
+async def _open(
+    stream: trio.abc.Stream,
+    opening: _Opening,
+    deadline: float,
+    head: bytes = b"",
+    early: bytes = b"",
+) -> _Opened:
+    """Shake hands over `stream`, which stays open. Raises _NotOpened."""
+    hands = _Hands(stream, head, early)
+    fault: BaseException | None = None
+    try:
+        with trio.CancelScope(deadline=deadline):
+            async with trio.open_nursery() as nursery:
+                connection = await opening(nursery, hands)
+                subprotocol = connection.subprotocol
+                # The library's reader is not needed any more; and from here on a cancellation finds
+                # a leg that can say goodbye.
+                nursery.cancel_scope.shield = True
+                nursery.cancel_scope.cancel()
+            return _Opened(subprotocol, hands.early)
+    except* Exception as faults:
+        fault = _leaf(faults)
+    raise _NotOpened from fault
+
+
+class _Hands(trio.abc.Stream):
+    """What the library takes for its stream, for the time of the handshake.
+
+    A server's library hears the request that was read before; a client's hears the answer up to the
+    end of its head. What is behind is `early`, and belongs to the leg. Two things are noticed of
+    which the library would say nothing (trap 4) or only when the body is complete: the peer leaves
+    before the handshake is done, and it refuses.
     """
 
     def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes) -> None:
-        self.stream = stream
-        self._replay = head
-        self._early = early
-        self._holding = bool(head)
-        self.opened = trio.Event()
-        self.control: list[bytes] = []
-        self._control_bytes = 0
-        self.work = trio.lowlevel.ParkingLot()  # where the writer sleeps
-        self._room = trio.lowlevel.ParkingLot()
-        self.close_sent = False
-        self.handshaken = False
-        self._head = b""  # the first bytes of the answer
-        self.fault = ""
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self._stream = stream
+        self._request = head
+        self._is_server = bool(head)
+        self._answer = b""
+        self._complete = False
+        self.early = early
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._holding:
-            if self._replay:
-                data, self._replay = self._replay, b""
-                return data
-            # Frames sent along with the request: the library would lose them before it accepts.
-            await self.opened.wait()
-            self._holding = False
-        if self._early:
-            data, self._early = self._early, b""
-        else:
-            data = await self._received(max_bytes)
-        self.bytes_in += len(data)
-        return data
+        if self._request:
+            head, self._request = self._request, b""
+            return head
+        if self._is_server or self._complete:
+            await trio.sleep_forever()
+        return await self._answered()
 
-    async def _received(self, max_bytes: int | None) -> bytes:
+    async def _answered(self) -> bytes:
         try:
-            data = bytes(await self.stream.receive_some(max_bytes))
+            data = bytes(await self._stream.receive_some())
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            self.fault = _cause(broken)
-            if not self.opened.is_set():
-                raise _Vanished(self.fault) from broken
-            raise
-        if not self.opened.is_set():
-            self._head = (self._head + data)[:_STATUS_BYTES]
-            status = _status(self._head)
-            if status is not None and status >= HTTPStatus.OK:
-                raise _Refused(status)
-            if status is None and not data:
-                raise _Vanished("connection closed before the answer")
+            raise _Vanished(_cause(broken)) from broken
+        if not data:
+            raise _Vanished("connection closed before the answer")
+        heard = len(self._answer)
+        self._answer += data
+        status = _status(self._answer)
+        if status is not None and status >= HTTPStatus.OK:
+            raise _Refused(status)
+        end = self._answer.find(b"\r\n\r\n") + 4
+        if status == HTTPStatus.SWITCHING_PROTOCOLS and end >= 4:
+            self._complete = True
+            self.early = self._answer[end:]
+            return self._answer[heard:end]
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.close_sent:
-            return
-        self.control.append(bytes(data))
-        self._control_bytes += len(data)
-        self.close_sent = data[0] == _CLOSE_OPCODE
-        self.work.unpark()
-        while self._control_bytes > _CONTROL_BYTES:
-            await self._room.park()
-
-    def take_control(self) -> bytes:
-        data = b"".join(self.control)
-        self.control.clear()
-        self._control_bytes = 0
-        self._room.unpark_all()
-        return data
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            raise _Vanished(_cause(broken)) from broken
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        # A server's library does this when the close handshake is over, or when a message broke
-        # the protocol, and then it has sent no close frame.
-        self.handshaken = self.close_sent
         await trio.lowlevel.checkpoint()
 
 
@@ -712,29 +772,28 @@ async def _serve_request(
 async def _converse(
     stream: trio.abc.Stream, request: Request, accept: Accept, early: bytes
 ) -> None:
-    leg = Leg(stream, accept.limits, client=False, head=_clean_head(request, accept), early=early)
+    head = _clean_head(request, accept)
 
-    async def opening(nursery: trio.Nursery, line: _Line) -> trio_websocket.WebSocketConnection:
-        asked = await trio_websocket.wrap_server_stream(
-            nursery,
-            line,
-            message_queue_size=_QUEUED_MESSAGES,
-            max_message_size=accept.limits.max_message,
-            receive_buffer_size=None,
-        )
+    async def opening(
+        nursery: trio.Nursery, stream: trio.abc.Stream
+    ) -> trio_websocket.WebSocketConnection:
+        asked = await trio_websocket.wrap_server_stream(nursery, stream)
         return await asked.accept(
             subprotocol=accept.subprotocol, extra_headers=_encoded(accept.headers)
         )
 
     try:
-        async with leg._alive(opening, trio.current_time() + HEAD_S):
-            try:
-                await accept.conversation(leg)
-            except BaseException as end:
-                leg._last_word = 1011 if isinstance(end, Exception) else 1001
-                raise
+        opened = await _open(stream, opening, trio.current_time() + HEAD_S, head, early)
     except _NotOpened as failure:
-        if not isinstance(failure.__cause__, _Vanished | None):
+        if isinstance(failure.__cause__, _Vanished | None):
+            return
+        raise
+    leg = Leg(line_over(stream), accept.limits, client=False, opened=opened)
+    async with leg._alive():
+        try:
+            await accept.conversation(leg)
+        except BaseException as end:
+            leg._last_word = 1011 if isinstance(end, Exception) else 1001
             raise
 
 
@@ -876,16 +935,15 @@ async def _connected(
             raise DialFailed(None, _cause(error)) from error
         if not address.tls:
             return tcp
-        context = ssl_context or _verifying()
-        tls = trio.SSLStream(tcp, context, server_hostname=address.host, https_compatible=True)
+        tls = TlsLine(tcp, ssl_context or _verifying(), address.host)
         try:
-            await tls.do_handshake()
+            await tls.handshake()
         except trio.BrokenResourceError as error:
-            await trio.aclose_forcefully(tcp)
+            await trio.aclose_forcefully(tls)
             raise DialFailed(None, _cause(error)) from error
         except BaseException:
             with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(tcp)
+                await trio.aclose_forcefully(tls)
             raise
         return tls
     raise DialFailed(None, f"no connection within {deadline_s:g} s")
@@ -951,8 +1009,7 @@ def _cause(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+def _leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -57,7 +57,9 @@ ROOMS = {
     "config": Room({"session", "settings", "simulator", "voice_agent"}),
     "dialogue": Room({"audio", "frames", "voice_agent"}),
     "admission": Room({"config", "session", "wire"}),
-    "wire": Room({"errors"}, {"trio", "trio_websocket", "wsproto", "h11", "ssl"}),
+    "websocket": Room(doors={"numpy"}),
+    "lines": Room(doors={"trio", "socket", "ssl"}),
+    "wire": Room({"errors", "lines", "websocket"}, {"trio", "trio_websocket", "h11", "ssl"}),
     "bridge": Room(
         {"errors", "frames", "session", "settings", "wire", "audio"} | CODECS,
         {"trio", "trio_util", "structlog", "time"},

@@ -1,0 +1,216 @@
+"""lines: bytes to and from a peer, with as little between us and the kernel as there can be.
+
+It knows sockets and TLS, and not what the bytes mean. A `Line` is a trio stream with one more way
+to send: `begin` hands over what is taken at once, without waiting, and `finish` waits for the rest.
+One task may receive; one may send at a time, and what was begun is finished before the next begins.
+
+Trio's own streams spend more on each frame than the kernel does: a lock, several checkpoints, and
+for TLS a state machine that is awaited. Here it is one `wait_readable` and one receive.
+"""
+
+import abc
+import contextlib
+import socket
+import ssl
+
+import trio
+from trio.lowlevel import wait_readable, wait_writable
+
+RECEIVE_BYTES = 64 * 1024
+"""At most so much in one receive."""
+
+
+class Line(trio.abc.Stream):
+    """A connection to a peer. Failures are trio's: BrokenResourceError when it broke,
+    ClosedResourceError when we closed it."""
+
+    immediate = True
+    """Whether `begin` ever takes anything."""
+
+    def __init__(self) -> None:
+        self.bytes_in = 0
+        """Received so far; under TLS, encrypted."""
+        self.bytes_out = 0
+
+    @abc.abstractmethod
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What has come, when something has; b"" at the end. `max_bytes` is a wish."""
+
+    @abc.abstractmethod
+    def begin(self, data: bytes) -> bytes:
+        """Send what can be sent at once; returns what is left for `finish`."""
+
+    @abc.abstractmethod
+    async def finish(self, rest: bytes) -> None:
+        """Send what `begin` has left."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if rest := self.begin(bytes(data)):
+            await self.finish(rest)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def line_over(stream: trio.abc.Stream) -> Line:
+    """The line of a stream that is open; the stream is not to be used any more."""
+    if isinstance(stream, Line):
+        return stream
+    if isinstance(stream, trio.SocketStream):
+        return SocketLine(stream)
+    return StreamLine(stream)
+
+
+class StreamLine(Line):
+    """Over a stream of trio's, whatever it is: the slow way."""
+
+    immediate = False
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = bytes(await self._stream.receive_some(max_bytes))
+        self.bytes_in += len(data)
+        return data
+
+    def begin(self, data: bytes) -> bytes:
+        return data
+
+    async def finish(self, rest: bytes) -> None:
+        await self._stream.send_all(rest)
+        self.bytes_out += len(rest)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class SocketLine(Line):
+    """Over a TCP socket, which it takes from its stream."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__()
+        family, kind = stream.socket.family, stream.socket.type
+        self._socket = socket.socket(family, kind, fileno=stream.socket.detach())
+        self._socket.setblocking(False)
+        self._fd = self._socket.fileno()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while True:
+            if self._fd < 0:
+                raise trio.ClosedResourceError
+            await wait_readable(self._fd)
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue  # the kernel may change its mind (select(2), "Bugs")
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+            self.bytes_in += len(data)
+            return data
+
+    def begin(self, data: bytes) -> bytes:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            raise self._failure() from error
+        self.bytes_out += sent
+        return b"" if sent == len(data) else data[sent:]
+
+    async def finish(self, rest: bytes) -> None:
+        with memoryview(rest) as left:
+            sent = 0
+            while sent < len(rest):
+                if self._fd < 0:
+                    raise trio.ClosedResourceError
+                await wait_writable(self._fd)
+                try:
+                    taken = self._socket.send(left[sent:])
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._failure() from error
+                sent += taken
+                self.bytes_out += taken
+
+    def _failure(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
+        return trio.ClosedResourceError() if self._fd < 0 else trio.BrokenResourceError()
+
+    async def aclose(self) -> None:
+        if self._fd >= 0:
+            trio.lowlevel.notify_closing(self._fd)
+            self._fd = -1
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+class TlsLine(SocketLine):
+    """TLS over a TCP socket, as its client. Await `handshake` first."""
+
+    def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext, hostname: str) -> None:
+        super().__init__(stream)
+        self._received = ssl.MemoryBIO()
+        self._to_send = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=hostname)
+
+    async def handshake(self) -> None:
+        """Raises BrokenResourceError, whose cause says what is wrong with the other end."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                self._encrypted(await super().receive_some())
+            except (ssl.SSLError, ssl.CertificateError) as error:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await self._flush()  # the alert that says why
+                raise trio.BrokenResourceError from error
+            else:
+                await self._flush()
+                return
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while True:
+            if self._received.pending or self._received.eof or self._tls.pending():
+                # What this leaves to be sent (the answer to a key update) goes out with the next
+                # send, for which it is meant.
+                try:
+                    return self._tls.read(RECEIVE_BYTES)
+                except ssl.SSLWantReadError:
+                    pass
+                except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                    return b""  # as with https, an end without a goodbye is one
+                except ssl.SSLError as error:
+                    raise trio.BrokenResourceError from error
+            self._encrypted(await super().receive_some())
+
+    def begin(self, data: bytes) -> bytes:
+        try:
+            written = self._tls.write(data)
+            while written < len(data):  # a record holds 16 KiB
+                written += self._tls.write(data[written : written + 16384])
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError from error
+        return super().begin(self._to_send.read())
+
+    async def aclose(self) -> None:
+        if self._fd >= 0:
+            # A close_notify, if there is room for it; the peer's is not waited for.
+            with contextlib.suppress(ssl.SSLError, trio.BrokenResourceError):
+                self._tls.unwrap()
+            with contextlib.suppress(trio.BrokenResourceError):
+                super().begin(self._to_send.read())
+        await super().aclose()
+
+    def _encrypted(self, data: bytes) -> None:
+        if data:
+            self._received.write(data)
+        else:
+            self._received.write_eof()
+
+    async def _flush(self) -> None:
+        if (data := self._to_send.read()) and (rest := super().begin(data)):
+            await super().finish(rest)
