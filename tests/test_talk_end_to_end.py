@@ -7,6 +7,7 @@ import sys
 import wave
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -106,6 +107,17 @@ async def test_a_stereo_recording_is_spoken_as_mulaw_and_the_agents_voice_is_kep
     assert form.rate == 8000
     assert form.ms(len(voice)) > 1000
     assert np.abs(np.frombuffer(voice, "<i2")).max() > 1000
+
+
+@pytest.mark.parametrize("encoding", ["linear16", "linear32", "mulaw", "alaw"])
+async def test_each_encoding_is_one_that_a_relay_takes(
+    encoding: Literal["linear16", "linear32", "mulaw", "alaw"], tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.wav"
+    options = Options(texts=("Hello.",), save=kept, encoding=encoding)
+    assert await talked(options, Screen()) == 0
+    voice, form = recordings.decode(kept.read_bytes())
+    assert form.ms(len(voice)) > 500
 
 
 async def test_an_error_of_the_relay_is_shown_with_its_code() -> None:
