@@ -133,17 +133,19 @@ class Session(State, kw_only=True):
         """A frame of an upstream leg. Any other leg than the live and the next one is history
         (C-242)."""
         self._at(now)
+        known = next((k for k in (self.live, self.next) if k is not None and k.number == leg), None)
+        if known is None:
+            return self._settled()
         if isinstance(event, Unparsable):
-            self._unreadable(event)
-        elif isinstance(event, Unknown):
-            self.bad_frames = 0
+            self._unreadable(event, known)
+            return self._settled()
+        self.bad_frames = 0
+        if isinstance(event, Unknown):
             faults.unknown_event(self, event.type, event.size)
-        elif self.live is not None and self.live.number == leg:
-            self.bad_frames = 0
-            self._happened(event, self.live)
-        elif self.next is not None and self.next.number == leg:
-            self.bad_frames = 0
-            self._preparing(event, self.next)
+        elif known is self.live:
+            self._happened(event, known)
+        else:
+            self._preparing(event, known)
         return self._settled()
 
     def upstream_audio(
@@ -156,6 +158,7 @@ class Session(State, kw_only=True):
             response is None
             or live is None
             or live.number != leg
+            or live.infers_ends
             or response.interrupted
             or response.first_audio_at is None
             or response.voice_item != event.item_id
@@ -222,19 +225,24 @@ class Session(State, kw_only=True):
         self.client_active_at = self.now
 
     def _settled(self) -> list[Action]:
-        """The end of every step: what has become possible happens, in order."""
+        """The end of every step: what has become possible happens, until nothing more does."""
+        done = -1
+        while done < len(self.out) and not self.closed:
+            done = len(self.out)
+            self._deliver_held()
+            updates.pump(self)
+            rollover.proceed(self)
+            responses.pump(self)
+        out, self.out = self.out, []
+        return out
+
+    def _deliver_held(self) -> None:
         while self.held and self.phase is Phase.READY:
             frame = self.held.pop(0)
             if isinstance(frame, bytes):
                 turns.hear(self, frame)
             else:
                 self._obey(frame)
-        if not self.closed:
-            updates.pump(self)
-            rollover.proceed(self)
-            responses.pump(self)
-        out, self.out = self.out, []
-        return out
 
     def _early(self, frame: voice_agent.ClientMessage | bytes) -> None:
         """Something before Settings (C-030)."""
@@ -419,14 +427,14 @@ class Session(State, kw_only=True):
             case _:
                 assert_never(event)
 
-    def _unreadable(self, event: Unparsable) -> None:
+    def _unreadable(self, event: Unparsable, leg: Leg) -> None:
         self.note("warning", "unreadable_upstream_event", type=event.type, reason=event.reason)
         if event.bad_audio:
             self.bad_audio += 1  # C-227
         else:
             self.bad_frames += 1
         if max(self.bad_audio, self.bad_frames) >= UNREADABLE_IN_A_ROW:
-            rollover.unreadable(self)
+            rollover.unreadable(self, leg)
 
     def _formats_differ(self, session: realtime.Session) -> str | None:
         """The Error for an upstream with other audio formats than asked: audio of one is never

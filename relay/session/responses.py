@@ -46,7 +46,7 @@ def placed(s: State, item: realtime.Item) -> None:
     """An item is in the conversation, told in whichever event came first (L-08, C-090): one of
     ours, or, from a server that renames items, what can only be our oldest (C-091)."""
     ours = next((sent for sent in s.unacknowledged if sent.id == item.id), None)
-    if ours is None and s.unacknowledged and item.id not in s.user_items:
+    if ours is None and s.unacknowledged and _is_strange(s, item.id or ""):
         oldest = s.unacknowledged[0]
         if _same(oldest, item):
             ours = oldest
@@ -54,6 +54,15 @@ def placed(s: State, item: realtime.Item) -> None:
     if ours is not None:
         s.unacknowledged.remove(ours)
         _acknowledged(s, ours.id or "")
+
+
+def _is_strange(s: State, item_id: str) -> bool:
+    """Neither an id of ours, for the item may be shown twice, nor one that the upstream has used
+    for the user's speech or the agent's."""
+    written = s.response.items if s.response is not None else {}
+    return not (
+        s.chose(item_id) or item_id in s.user_items or item_id in written or item_id in s.past_items
+    )
 
 
 def _same(sent: realtime.Item, shown: realtime.Item) -> bool:

@@ -69,11 +69,10 @@ def step_timed_out(s: State) -> None:
         _hang_up(s, s.next, f"{s.next.phase.value} too long")
 
 
-def unreadable(s: State) -> None:
+def unreadable(s: State, leg: Leg) -> None:
     """An upstream that talks nonsense is a lost one (3.4.1)."""
-    leg = s.live or s.next
-    if leg is not None:
-        _hang_up(s, leg, "unreadable events")
+    s.bad_audio = s.bad_frames = 0
+    _hang_up(s, leg, "unreadable events")
 
 
 def expired(s: State) -> None:

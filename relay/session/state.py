@@ -8,6 +8,7 @@ in another after one field has changed.
 
 import enum
 import math
+import re
 from typing import Literal
 
 import msgspec
@@ -26,6 +27,8 @@ REMEMBERED = 32
 
 UNACKNOWLEDGED = 64
 """How many items may wait to be shown by an upstream that may never do it."""
+
+_OURS = re.compile(r"u\d+_[a-z]+_\d+")
 
 
 class Phase(enum.Enum):
@@ -524,6 +527,10 @@ class State(msgspec.Struct, kw_only=True):
         """An id that names its leg and kind, as `u2_usr_17` (U-20: at most 30 of `[a-z0-9_]`)."""
         of = leg or self.live
         return f"u{of.number if of else 0}_{kind}_{self.number()}"
+
+    def chose(self, an_id: str) -> bool:
+        """Whether an id is one of `new_id`'s, be it long ago."""
+        return _OURS.fullmatch(an_id) is not None
 
     def number(self) -> int:
         """The next of the conversation's serial numbers."""
