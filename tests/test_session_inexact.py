@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from relay.settings import MappingOptions, TurnOptions
 from tests.expected import Wire, like
 from tests.playbook import Playbook
 from tests.scenes import (
@@ -178,3 +179,45 @@ def test_a_text_without_deltas_or_items_is_told() -> None:
     )
     book = asked().upstream(response_created(), done, response_done())
     book.to_client("AgentThinking", assistant("Hello."), "LatencyReport")
+
+
+@pytest.mark.conformance("C-095", "C-180")
+def test_a_code_may_stand_in_the_place_of_the_type() -> None:
+    book = ready().client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    (
+        book.upstream(response_created())
+        .to_client("AgentThinking")
+        .refuses("response.create", None, error="conversation_already_has_active_response")
+        .nothing()
+        .upstream(response_done())
+        .to_client("LatencyReport")
+        .to_upstream("response.create")
+    )
+
+
+@pytest.mark.conformance("C-205", "C-224")
+def test_turns_whose_commits_name_no_item_are_all_answered() -> None:
+    commit = without(like("input_audio_buffer.committed"), "item_id", "previous_item_id")
+    turns = TurnOptions(kind="off")
+    book = ready(mapping=MappingOptions(turns=turns, transcription_model=""))
+    for resp in ("resp_1", "resp_2", "resp_3"):
+        book.client_audio(pcm(100)).audio_to_upstream(pcm(100)).client("ForceEndTurn")
+        book.to_upstream("input_audio_buffer.commit").upstream_text(commit)
+        book.to_upstream("response.create").begins(resp).to_client("AgentThinking")
+        book.upstream(response_done(resp)).to_client("LatencyReport")
+
+
+@pytest.mark.conformance("C-091", "C-230")
+def test_each_way_of_deviating_is_logged_once() -> None:
+    """What the exact API never does (tests/independent/test_exact_api.py)."""
+    book = ready().client(types("Hi."), types("Hi.")).to_client(user("Hi."), user("Hi."))
+    book.to_upstream("conversation.item.create", "conversation.item.create")
+    renamed = {**book.last("conversation.item.create")["item"], "id": "item_x"}
+    book.upstream(like("conversation.item.created", item=renamed))
+    book.to_upstream("response.create")
+    book.upstream(like("conversation.item.created", item={**renamed, "id": "item_y"}))
+    book.upstream_text(without(voice("", "", b"\1"), "response_id", "item_id", "output_index"))
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    ways = [n.fields["way"] for n in book.logged if n.event == "inexact_upstream"]
+    assert ways == ["item_renamed", "response_not_created", "item_unnamed"]
