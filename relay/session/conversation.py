@@ -16,7 +16,7 @@ from relay.frames import Unknown, Unparsable
 from relay.session import faults, phases, responses, rollover, rounds, text, turns, updates
 from relay.session.actions import Action, Hangup
 from relay.session.facts import ClientGone, UpstreamGone
-from relay.session.state import Leg, LegPhase, Phase, State, Timer, TurnPhase
+from relay.session.state import Leg, LegPhase, Phase, State, Timer
 from relay.settings.audio import named
 
 UNREADABLE_IN_A_ROW = 3
@@ -47,14 +47,14 @@ class Session(State, kw_only=True):
             phases.settings_came(self, message)
         elif isinstance(message, voice_agent.Settings) and not self.component:
             phases.settings_again(self)
+        elif self.phase is Phase.READY:
+            self._obey(message)
         elif isinstance(message, voice_agent.KeepAlive) and not (
             self.phase is Phase.OPEN and self.options.strict
         ):
-            pass  # its coming is all it says (C-082)
+            pass  # nothing to keep: its coming is all it says
         elif self.phase is Phase.OPEN:
             self._early(message)
-        elif self.phase is Phase.READY:
-            self._obey(message)
         else:
             self._hold(message)
         return self._settled()
@@ -314,7 +314,7 @@ class Session(State, kw_only=True):
             case voice_agent.Settings():
                 phases.settings_again(self)
             case voice_agent.KeepAlive():
-                pass  # its coming is all it says
+                pass  # its coming is all it says (C-082)
             case _:
                 assert_never(message)
 
@@ -460,8 +460,7 @@ class Session(State, kw_only=True):
             case Timer.REDIAL:
                 rollover.redial(self)
             case Timer.TURN:
-                if self.turn is TurnPhase.WAITING:
-                    text.end_turn(self)  # C-206
+                text.end_turn(self)  # C-206
             case Timer.ITEM:
                 responses.item_unacknowledged(self)
             case Timer.REQUEST:

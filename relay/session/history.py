@@ -16,18 +16,18 @@ def wrote(s: State, item: realtime.Item) -> None:
     _add(s, item)
 
 
-def spoke(s: State, item_id: str) -> None:
+def spoke(s: State, item_id: str) -> realtime.Item:
     """The user has said something; its text may come later (`transcribed`)."""
-    if _find(s, item_id) is None:
-        _add(s, realtime.Item(type="message", id=item_id, role="user"))
+    entry = _find(s, item_id)
+    if entry is None:
+        entry = realtime.Item(type="message", id=item_id, role="user")
+        _add(s, entry)
+    return entry
 
 
 def transcribed(s: State, item_id: str, content: str) -> None:
     """What the user has said."""
-    spoke(s, item_id)
-    entry = _find(s, item_id)
-    if entry is not None:
-        entry.content = [realtime.ContentPart(type="input_text", text=content)]
+    spoke(s, item_id).content = [realtime.ContentPart(type="input_text", text=content)]
 
 
 def answered(s: State, item_id: str, content: str) -> None:

@@ -106,19 +106,18 @@ def pump(s: State) -> None:
 def request_unanswered(s: State) -> None:
     """A response.create brought nothing: once more, then give it up."""
     asked, s.requested = s.requested, None
-    if asked is None:
-        return
+    assert asked is not None
     s.note("warning", "response_unanswered", reason=asked.reason.value)
     if not asked.asked_again:
         asked.asked_again = True
         s.wants.insert(0, asked)
 
 
-def refused(s: State, error: realtime.ErrorDetail) -> None:
+def refused(s: State, asked: Want, error: realtime.ErrorDetail) -> None:
     """Our response.create was answered with an error (4.3)."""
-    asked, s.requested = s.requested, None
+    s.requested = None
     s.disarm(Timer.REQUEST)
-    if asked is None or asked.dropped:
+    if asked.dropped:
         return
     if error.kind == "conversation_already_has_active_response":
         if s.response is None:  # one that we do not know of: ask again a little later
@@ -137,11 +136,10 @@ def refused(s: State, error: realtime.ErrorDetail) -> None:
         s.warn("THINK_REQUEST_FAILED", error.message)
 
 
-def mistaken(s: State, error: realtime.ErrorDetail) -> None:
+def mistaken(s: State, response: Response, asked: Want, error: realtime.ErrorDetail) -> None:
     """The live response, which bore no metadata, was not the one we asked for after all."""
-    if s.response is not None:
-        s.requested, s.response.want = s.response.want, None
-        refused(s, error)
+    response.want = None
+    refused(s, asked, error)
 
 
 def retry(s: State) -> None:
@@ -582,8 +580,8 @@ def _in_order(response: Response) -> list[tuple[str, AgentItem]]:
 
 def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
     """Completed, or cut short by a limit: the turn finishes either way (C-148)."""
-    if s.live is not None:
-        s.live.proved = True
+    assert s.live is not None
+    s.live.proved = True
     for item in outcome.output or []:
         if item.type == "message" and item.id:
             ours = _item(response, item.id, len(response.items))

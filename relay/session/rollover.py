@@ -65,8 +65,8 @@ def leg_gone(s: State, number: int, gone: UpstreamGone) -> None:
 
 def step_timed_out(s: State) -> None:
     """One step of an attempt took too long: hang up, try again."""
-    if s.next is not None:
-        _hang_up(s, s.next, f"{s.next.phase.value} too long")
+    assert s.next is not None
+    _hang_up(s, s.next, f"{s.next.phase.value} too long")
 
 
 def unreadable(s: State, leg: Leg) -> None:
@@ -92,11 +92,11 @@ def prepare(s: State) -> None:
 
 def overdue(s: State) -> None:
     """The live leg's session is about to end: switch whatever is going on (C-185)."""
-    if s.live is not None:
-        if s.next is not None and s.next.phase is LegPhase.STANDBY:
-            _switch(s, s.next)
-        else:
-            _hang_up(s, s.live, "session about to end")
+    assert s.live is not None
+    if s.next is not None and s.next.phase is LegPhase.STANDBY:
+        _switch(s, s.next)
+    else:
+        _hang_up(s, s.live, "session about to end")
 
 
 def redial(s: State) -> None:

@@ -144,8 +144,7 @@ class Leg(msgspec.Struct, kw_only=True):
     @property
     def agreed(self) -> Plan:
         """The plan, where there must be one."""
-        if self.plan is None:
-            raise RuntimeError("no Settings yet")
+        assert self.plan is not None
         return self.plan
 
 
@@ -459,8 +458,7 @@ class State(msgspec.Struct, kw_only=True):
     @property
     def applied(self) -> Plan:
         """The plan, where there must be one."""
-        if self.plan is None:
-            raise RuntimeError("no Settings yet")
+        assert self.plan is not None
         return self.plan
 
     @property
