@@ -516,7 +516,7 @@ class Leg:
         if self._verdict in _REFUSALS and not self._line.handshaken and self._gone is None:
             with trio.move_on_after(FLUSH_S):
                 await self._written.wait()
-            await _drain(self._line.stream)
+            await _end_and_drain(self._line.stream)
 
     @property
     def _verdict(self) -> int:
@@ -828,18 +828,18 @@ async def _answer(
         contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
     ):
         await stream.send_all(data)
-        if isinstance(stream, trio.abc.HalfCloseableStream):
-            await stream.send_eof()
-        # Closing with unread input would reset the connection under the answer.
-        await _drain(stream)
+        await _end_and_drain(stream)
 
 
-async def _drain(stream: trio.abc.Stream) -> None:
-    """Read and forget until the peer has closed, for a moment."""
+async def _end_and_drain(stream: trio.abc.Stream) -> None:
+    """Say that nothing more will come, then read and forget until the peer has closed, for a
+    moment: closing with unread input would reset the connection under what was sent last."""
     with (
         trio.move_on_after(PEER_CLOSE_S),
         contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
     ):
+        if isinstance(stream, trio.abc.HalfCloseableStream):
+            await stream.send_eof()
         while await stream.receive_some(64 * 1024):
             pass
 

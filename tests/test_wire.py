@@ -850,6 +850,17 @@ async def test_a_client_still_sending_its_17_mib_hears_1009_not_a_reset() -> Non
         assert await peer.close_code() == 1009
 
 
+async def test_the_stream_ends_right_behind_a_refusal() -> None:
+    # RFC 6455, 7.1.1: the server is the one to end the TCP connection.
+    async with listening(echo) as server:
+        peer = await server.connect()
+        await peer.upgraded()
+        await peer.stream.send_all(b"\xf1\x80\x00\x00\x00\x00")
+        assert await peer.close_code() == 1002
+        with trio.fail_after(QUICK):
+            assert await peer.frame() is None
+
+
 async def test_a_client_that_refuses_what_we_sent_is_not_waited_for() -> None:
     async with listening(echo) as server:
         peer = await server.connect()
