@@ -224,6 +224,7 @@ def test_an_address_does_not_print_its_key() -> None:
     assert "secret" not in f"{Address('ws://h', 'secret')} {Address('ws://h', 'secret')!r}"
 
 
+@pytest.mark.conformance("C-235")
 @pytest.mark.parametrize(
     ("url", "dialled"),
     [

@@ -426,6 +426,7 @@ async def test_trap_4_what_else_can_go_wrong_with_a_dial_has_its_cause_too() -> 
                 raise AssertionError
 
 
+@pytest.mark.conformance("C-231")
 async def test_trap_5_a_peer_that_answers_no_ping_is_lost_after_20_and_20_seconds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
