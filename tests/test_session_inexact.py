@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from relay.session.facts import Loss
 from relay.settings import MappingOptions, TurnOptions
 from tests.expected import Wire, like
 from tests.playbook import Playbook
@@ -13,6 +14,7 @@ from tests.scenes import (
     assistant,
     begins,
     calls,
+    created,
     ends,
     heard,
     message_added,
@@ -26,9 +28,11 @@ from tests.scenes import (
     speech,
     speech_started,
     transcribed,
+    transcript_done,
     types,
     user,
     voice,
+    warning,
 )
 
 
@@ -145,6 +149,22 @@ def test_audio_without_ids_is_told_and_cut_like_any_other() -> None:
         .upstream_text(without(voice("", "", b"\1"), "response_id", "item_id", "output_index"))
         .nothing()
     )
+
+
+@pytest.mark.conformance("C-186")
+def test_answers_without_ids_are_told_to_the_next_leg() -> None:
+    book = asked()
+    for resp, said in (("resp_1", "One."), ("resp_2", "Two.")):
+        spoken = (voice("", "", b"\1"), transcript_done("", "", said))
+        book.upstream(response_created(resp)).to_client("AgentThinking")
+        book.upstream_text(*(without(e, "response_id", "item_id", "output_index") for e in spoken))
+        book.to_client("AgentStartedSpeaking").audio_to_client().to_client(assistant(said))
+        book.upstream(response_done(resp)).to_client("AgentAudioDone", "LatencyReport")
+    book.upstream_gone(Loss.LOST).to_client(warning("THINK_REQUEST_FAILED")).dials()
+    book.upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated()
+    book.to_upstream(*["conversation.item.create"] * 3)
+    assert book.last("conversation.item.create")["item"]["content"][0]["text"] == "Two."
 
 
 @pytest.mark.conformance("C-158", "C-160")
