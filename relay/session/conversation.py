@@ -13,10 +13,23 @@ import msgspec
 from relay import realtime, voice_agent
 from relay.audio.formats import Format
 from relay.frames import Unknown, Unparsable
-from relay.session import faults, phases, responses, rollover, rounds, text, turns, updates
+from relay.session import (
+    faults,
+    phases,
+    responses,
+    resume,
+    rollover,
+    rounds,
+    snapshot,
+    text,
+    turns,
+    updates,
+)
 from relay.session.actions import Action, Hangup
-from relay.session.facts import ClientGone, UpstreamGone
+from relay.session.facts import Admission, ClientGone, UpstreamGone, UpstreamTraits
+from relay.session.options import SessionOptions
 from relay.session.state import Leg, LegPhase, Phase, State, Timer
+from relay.settings import MappingOptions
 from relay.settings.audio import named
 
 UNREADABLE_IN_A_ROW = 3
@@ -30,8 +43,25 @@ class Session(State, kw_only=True):
 
     def opened(self, now: float, wall: float) -> list[Action]:
         """The client was let in. `wall`: unix seconds."""
-        self.origin = now
+        self.origin, self.began_wall = now, wall
         phases.welcome(self)
+        return self._settled()
+
+    def resumed(
+        self,
+        admission: Admission,
+        now: float,
+        wall: float,
+        settings: voice_agent.Settings | None = None,
+        *,
+        repeated: bool = False,
+    ) -> list[Action]:
+        """The client is back. To be told of a session fresh from `restored`, before anything else;
+        the connection has welcomed the client already. `settings`, if those were its first message
+        there, are not told again; `repeated` ones are the same as before and change nothing."""
+        self.rebased(now)
+        self._at(now)
+        resume.back(self, admission, wall, settings, repeated=repeated)
         return self._settled()
 
     def client_message(
@@ -45,6 +75,8 @@ class Session(State, kw_only=True):
             self._not_understood(message)
         elif isinstance(message, voice_agent.Settings) and self.plan is None:
             phases.settings_came(self, message)
+        elif isinstance(message, voice_agent.Settings) and resume.takes_settings(self):
+            resume.settings_came(self, message)
         elif isinstance(message, voice_agent.Settings) and not self.component:
             phases.settings_again(self)
         elif self.phase is Phase.READY:
@@ -115,6 +147,37 @@ class Session(State, kw_only=True):
         self._at(now)
         self.fail("SERVER_GOING_AWAY", "The server is shutting down.", 1001)
         return self._settled()
+
+    # -- what outlives the connection -------------------------------------------------------------
+
+    @property
+    def worth_keeping(self) -> bool:
+        """There is something to come back to (4.9)."""
+        return self.plan is not None and not self.closed
+
+    def snapshot(self, wall: float) -> bytes:
+        """The conversation as bytes, while it goes on. To be told of nothing by it."""
+        return snapshot.taken(self, wall, lost=False)
+
+    def parked(self, now: float, wall: float) -> bytes:
+        """The same at the moment at which the client is lost, before that is told."""
+        self._at(now)
+        return snapshot.taken(self, wall, lost=True)
+
+    @classmethod
+    def restored(
+        cls,
+        encoded: bytes,
+        *,
+        options: SessionOptions,
+        mapping: MappingOptions,
+        upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),),
+        lost_wall: float,
+    ) -> "Session":
+        """The session of a snapshot, to be told that it is `resumed`. `lost_wall`: when the client
+        of one that was going on was lost, at the latest. Raises `msgspec.DecodeError`."""
+        known = snapshot.fields(snapshot.read(encoded), mapping, lost_wall)
+        return cls(**known, options=options, mapping=mapping, upstreams=upstreams)
 
     # -- the upstream -----------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ def spoke(s: State, item_id: str) -> realtime.Item:
 def transcribed(s: State, item_id: str, content: str) -> None:
     """What the user has said."""
     spoke(s, item_id).content = [realtime.ContentPart(type="input_text", text=content)]
+    s.revision += 1
 
 
 def answered(s: State, item_id: str, content: str) -> None:
@@ -47,6 +48,7 @@ def heard(s: State, item_id: str, share: float) -> None:
     if len(kept) < len(content):
         kept = kept.rpartition(" ")[0] or kept
     entry.content = [realtime.ContentPart(type="output_text", text=kept)]
+    s.revision += 1
 
 
 def called(s: State, item: realtime.Item) -> None:
@@ -87,6 +89,7 @@ def text_of(item: realtime.Item) -> str:
 
 def _add(s: State, item: realtime.Item) -> None:
     s.log.append(item)
+    s.revision += 1
     if len(s.log) > s.options.history_items or _chars(s.log) > s.options.history_chars:
         s.log = _bounded(s)
 

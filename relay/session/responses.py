@@ -322,6 +322,7 @@ def done(s: State, event: realtime.ResponseDone) -> None:
     rounds.response_over(
         s, response.id, cancelled=response.interrupted or status in ("cancelled", "failed")
     )
+    s.revision += 1
 
 
 def inferred_end(s: State) -> None:

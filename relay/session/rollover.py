@@ -6,8 +6,8 @@ change (the upstream's session grows old, another model, another voice) leaves t
 service until the new one stands by and the conversation pauses.
 """
 
-from relay import realtime, settings
-from relay.session import history, phases, responses, text, updates
+from relay import realtime, settings, voice_agent
+from relay.session import history, phases, responses, rounds, text, updates
 from relay.session.actions import AudioToUpstream, Hangup
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import (
@@ -212,6 +212,8 @@ def _switch(s: State, leg: Leg) -> None:
     s.note("info", "upstream_switched", leg=leg.number, items=len(items))
     for item in items:
         s.place(phases.identified(item, s.new_id("ctx")))
+    if s.returned:
+        _catch_up(s)
     for folded in leg.folded:
         updates.acknowledge(s, folded)
     if s.changing is not None:
@@ -222,13 +224,33 @@ def _switch(s: State, leg: Leg) -> None:
         s.uncommitted_bytes = s.kept_bytes
 
 
+def _catch_up(s: State) -> None:
+    """The client is back, and the conversation can go on: what it has missed, and what is asked of
+    it still (C-257, C-258)."""
+    s.returned = False
+    if s.settings_pending:
+        s.settings_pending = False
+        s.tell(voice_agent.SettingsApplied())
+        warnings, s.warnings = s.warnings, []
+        for warning in warnings:
+            s.tell(warning)
+    text.release(s)
+    rounds.announce_again(s)
+
+
 def _leave(s: State) -> Leg | None:
-    """Nothing goes to the live leg any more, and nothing comes from it. What it owed becomes a
-    want; what it was told stays in the history. Returns the leg, if there was one."""
-    if s.live is None:
-        return None
+    """Nothing goes to the live leg any more, and nothing comes from it. Returns the leg, if there
+    was one."""
     leg, s.live = s.live, None
-    again = _owed(s)
+    if leg is not None:
+        settle(s, continues=s.options.continue_after_loss)
+    return leg
+
+
+def settle(s: State, *, continues: bool) -> None:
+    """What a leg that is gone owed becomes a want; what it was told stays in the history.
+    `continues`: an answer that was cut off may go on."""
+    again = _owed(s, continues=continues)
     if s.response is not None:
         responses.abandon(s, s.response)
     s.requested = s.retrying = None
@@ -265,22 +287,21 @@ def _leave(s: State) -> Leg | None:
         Timer.SWITCH,
         Timer.PLAYED,
     )
-    return leg
 
 
-def _owed(s: State) -> Want | None:
+def _owed(s: State, *, continues: bool) -> Want | None:
     """The response that the next leg is to be asked for first, if any (C-245)."""
     waiting = s.requested or s.retrying
     if waiting is not None:
         return None if waiting.dropped else waiting
     if s.response is not None and not s.response.interrupted:
-        return _rest_of(s, s.response)
+        return _rest_of(s, s.response, continues=continues)
     if s.turn is TurnPhase.WAITING and s.applied.create_response:
         return _question(s)
     return None
 
 
-def _rest_of(s: State, response: Response) -> Want | None:
+def _rest_of(s: State, response: Response, *, continues: bool) -> Want | None:
     """A response was cut off: again if nothing of it was heard, else from where it ended. A recital
     is not taken up in the middle, and an open call is an answer."""
     if any(round_.response == response.id for round_ in s.rounds):
@@ -291,7 +312,7 @@ def _rest_of(s: State, response: Response) -> Want | None:
             return _question(s)
         asked.taken_along = True
         return asked
-    if response.verbatim or not s.options.continue_after_loss:
+    if response.verbatim or not continues:
         return None
     return Want(reason=Reason.CONTINUE, serial=s.number(), since=s.now)
 

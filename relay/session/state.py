@@ -328,20 +328,18 @@ class Updating(msgspec.Struct, kw_only=True):
     event_id: str = ""
 
 
-class State(msgspec.Struct, kw_only=True):
-    """The conversation. Grouped by the machine that owns the fields."""
+class Kept(msgspec.Struct, kw_only=True):
+    """The conversation, without what the daemon was configured with. Grouped by the machine that
+    owns the fields."""
 
-    options: SessionOptions
-    mapping: MappingOptions
     admission: Admission
-    upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),)
-    """What is known of the configured upstreams, in order of preference."""
+    """The connection it is held on."""
 
-    # Time and the way out
+    # Time
     origin: float = 0.0
     now: float = 0.0
-    out: list[Action] = []
-    """Actions of the call under way; empty between calls."""
+    began_wall: float = 0.0
+    """Unix time of the first connection."""
     deadlines: dict[Timer, float] = {}
     serial: int = 0
     closed: bool = False
@@ -353,6 +351,10 @@ class State(msgspec.Struct, kw_only=True):
     """Frames before Settings; audio still in the client's format."""
     settings_applied: bool = False
     """The client was told so."""
+    settings_pending: bool = False
+    """It has sent Settings again, on a later connection, and was not told so there."""
+    returned: bool = False
+    """It is back on another connection, and what it has missed waits for a live leg."""
     warnings: list[voice_agent.Warning] = []
     """For the client, as soon as it was told that."""
     append_bytes: int = 0
@@ -420,6 +422,8 @@ class State(msgspec.Struct, kw_only=True):
     # history
     log: list[realtime.Item] = []
     """What was said and done, oldest first."""
+    revision: int = 0
+    """Rises when something has happened that a crash should not undo."""
     asked_again: str = ""
     """The user's item that was asked again after a loss; once is enough."""
 
@@ -440,6 +444,17 @@ class State(msgspec.Struct, kw_only=True):
     """The live leg is of no use any more."""
     unknown: dict[str, int] = {}
     """Unknown upstream event types, counted."""
+
+
+class State(Kept, kw_only=True):
+    """The conversation, what it is held by, and the way out."""
+
+    options: SessionOptions
+    mapping: MappingOptions
+    upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),)
+    """What is known of the configured upstreams, in order of preference."""
+    out: list[Action] = []
+    """Actions of the call under way; empty between calls."""
 
     # -- derived ----------------------------------------------------------------------------------
 
@@ -505,7 +520,7 @@ class State(msgspec.Struct, kw_only=True):
     def warn(self, code: str, description: str | None) -> None:
         """Post a Warning; before SettingsApplied it waits for that (C-262, L-71)."""
         warning = voice_agent.Warning(code=code, description=description or code)  # C-176
-        if not self.settings_applied:
+        if not self.settings_applied or self.settings_pending:
             self.warnings.append(warning)
         else:
             self.tell(warning)

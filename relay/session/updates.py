@@ -87,6 +87,7 @@ def give_up_change(s: State) -> None:
 def acknowledge(s: State, updating: Updating) -> None:
     """The update is in force."""
     s.plan = updating.change.plan
+    s.revision += 1
     for warning in updating.change.warnings:
         s.tell(warning)
     s.tell(_ack(updating.message))
