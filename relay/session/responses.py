@@ -162,9 +162,9 @@ def created(s: State, event: realtime.ResponseCreated, leg: Leg) -> None:
 
 def slow(s: State) -> None:
     """The live response brings nothing."""
-    if s.response is not None:
-        waited = round(s.now - s.response.created_at)
-        s.warn("SLOW_THINK_REQUEST", f"No output for {waited} s; still waiting.")
+    assert s.response is not None
+    waited = round(s.now - s.response.created_at)
+    s.warn("SLOW_THINK_REQUEST", f"No output for {waited} s; still waiting.")
     s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
 
 
@@ -308,9 +308,7 @@ def done(s: State, event: realtime.ResponseDone) -> None:
     response = s.response
     if response is None or event.response.id not in ("", response.id):
         return
-    s.response = None
-    _remember(s, response)
-    s.disarm(Timer.SLOW_THINK, Timer.CANCELLED, Timer.INFERRED_END)
+    _retire(s, response)
     audio_done(s, response)
     status = event.response.status
     if response.interrupted or status == "cancelled":
@@ -327,9 +325,9 @@ def done(s: State, event: realtime.ResponseDone) -> None:
 
 def inferred_end(s: State) -> None:
     """Everything the response began is done, and nothing more came: it is over (C-230)."""
-    if s.response is not None:
-        outcome = realtime.Response(id=s.response.id, status="completed")
-        done(s, realtime.ResponseDone(response=outcome))
+    assert s.response is not None
+    outcome = realtime.Response(id=s.response.id, status="completed")
+    done(s, realtime.ResponseDone(response=outcome))
 
 
 def interrupt(s: State) -> None:
@@ -348,8 +346,7 @@ def abandon(s: State, response: Response) -> None:
     """Nothing more comes of it: its upstream is gone, or writes another. What was sent of it will
     be heard, so it was said."""
     audio_done(s, response)
-    s.response = None
-    _remember(s, response)
+    _retire(s, response)
     if not response.interrupted and response.first_audio_at is not None:
         _say_heard(s, response, will_be=True)
         _say_done(s, spoke=True)
@@ -358,11 +355,11 @@ def abandon(s: State, response: Response) -> None:
 
 def give_up_cancelled(s: State) -> None:
     """A response that we cancelled does not end; go on without it."""
-    if s.response is not None and s.response.interrupted:
-        s.note("warning", "cancelled_response_did_not_end")
-        _remember(s, s.response)
-        rounds.response_over(s, s.response.id, cancelled=True)
-        s.response = None
+    response = s.response
+    assert response is not None
+    s.note("warning", "cancelled_response_did_not_end")
+    _retire(s, response)
+    rounds.response_over(s, response.id, cancelled=True)
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -382,6 +379,7 @@ def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
     if asked is not None and asked.dropped:
         s.response.interrupted = True
         s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl", leg), response_id=begun.id))
+        s.arm(Timer.CANCELLED, s.options.cancel_wait_s)
         return
     if not s.response.verbatim:
         _takes_the_turn(s, s.response)
@@ -390,7 +388,10 @@ def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
         s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
 
 
-def _remember(s: State, ended: Response) -> None:
+def _retire(s: State, ended: Response) -> None:
+    """It is not the live one any more; latecomers are known by its ids."""
+    s.response = None
+    s.disarm(Timer.SLOW_THINK, Timer.CANCELLED, Timer.INFERRED_END)
     s.past_items = [*s.past_items, *filter(None, ended.items)][-4 * REMEMBERED :]
     if ended.id:
         s.ended = [*s.ended, ended.id][-REMEMBERED:]

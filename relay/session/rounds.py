@@ -310,4 +310,4 @@ def _arm(s: State) -> None:
     if math.isinf(due):
         s.disarm(Timer.CALLS)
     else:
-        s.deadlines[Timer.CALLS] = due
+        s.arm_at(Timer.CALLS, due)

@@ -552,8 +552,12 @@ class State(Kept, kw_only=True):
 
     def arm(self, timer: Timer, after: float) -> None:
         """Have `timer` fall due `after` seconds from now, whatever it was set to."""
+        self.arm_at(timer, self.now + after)
+
+    def arm_at(self, timer: Timer, due: float) -> None:
+        """The same, at a time on the session's clock."""
         if not self.closed:
-            self.deadlines[timer] = self.now + after
+            self.deadlines[timer] = due
 
     def disarm(self, *timers: Timer) -> None:
         for timer in timers:
