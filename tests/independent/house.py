@@ -5,6 +5,7 @@ know what anybody says.
 """
 
 import json
+import select
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +24,7 @@ SPEECH_TO_SPEECH = HERE / ".venv" / "bin" / "python"
 JS = HERE.parent / "js"
 TIMEOUT_S = 20
 """A conversation needs about a second."""
+START_S = 60
 STOP_S = 10
 
 
@@ -52,6 +54,8 @@ def _running(command: list[str]) -> Iterator[str]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
+            said, _, _ = select.select([process.stdout], [], [], START_S)
+            assert said, "the server does not start"
             port = process.stdout.readline()
             assert port, "the server ended before it listened"
             yield f"ws://127.0.0.1:{int(port)}"

@@ -162,7 +162,7 @@ async def test_a_greeting_that_no_voice_speaks_is_a_warning(server: str) -> None
     check_frames(held)
 
 
-@pytest.mark.conformance("C-066")
+@pytest.mark.conformance("C-068", "C-069")
 async def test_a_new_prompt_reaches_the_model(server: str) -> None:
     async with conversing(server) as held:
         held.client.say("UpdatePrompt", prompt="A new prompt.")
@@ -172,7 +172,7 @@ async def test_a_new_prompt_reaches_the_model(server: str) -> None:
     check_frames(held)
 
 
-@pytest.mark.conformance("C-116", "C-117", "C-205")
+@pytest.mark.conformance("C-117", "C-205")
 async def test_turns_that_only_the_client_ends_are_all_answered(server: str) -> None:
     """The server acknowledges each commit, and names no item; nor is any transcribed."""
     async with conversing(server, turns__kind="off", upstream__transcription_model="") as held:
@@ -214,7 +214,7 @@ async def test_audio_that_it_ignores_does_no_harm(server: str) -> None:
     check_frames(held)
 
 
-@pytest.mark.conformance("C-191", "C-246")
+@pytest.mark.conformance("C-186", "C-191")
 async def test_an_answer_that_the_server_breaks_off_is_given_by_the_next_leg(server: str) -> None:
     """It drops the connection amid its answer. The relay dials again, and tells the new session
     what was said."""

@@ -258,7 +258,7 @@ async def test_closing_frees_the_slot(server: str) -> None:
     assert held.upstream.closed_by_far_end is None
 
 
-@pytest.mark.conformance("C-025")
+@pytest.mark.conformance("C-024")
 async def test_a_client_waits_for_a_slot(server: str) -> None:
     """The server is full when the third comes, and refuses it. The relay tries again."""
     answered = trio.Event()
