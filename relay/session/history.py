@@ -66,19 +66,8 @@ def called(s: State, item: realtime.Item) -> None:
 
 
 def replay(s: State) -> list[realtime.Item]:
-    """The items to tell a new upstream, oldest first, without ids: what says nothing is left out,
-    and so is a result whose call is gone."""
-    calls: set[str | None] = set()
-    items: list[realtime.Item] = []
-    for entry in s.log:
-        if entry.type == "message" and not text_of(entry):
-            continue
-        if entry.type == "function_call_output" and entry.call_id not in calls:
-            continue
-        if entry.type == "function_call":
-            calls.add(entry.call_id)
-        items.append(entry)
-    return items
+    """The items to tell a new upstream, oldest first: what says nothing is left out."""
+    return [entry for entry in s.log if entry.type != "message" or text_of(entry)]
 
 
 def text_of(item: realtime.Item) -> str:
@@ -96,14 +85,14 @@ def _add(s: State, item: realtime.Item) -> None:
 
 def _bounded(s: State) -> list[realtime.Item]:
     """The newest part of the log that is within the bounds, begun at a user's turn, so that no call
-    is parted from its result; open calls stay whatever their age (C-243)."""
+    is parted from its result; open rounds stay whatever their age (C-243)."""
     open_calls = {call.id for round_ in s.rounds for call in round_.calls.values()}
     for at, entry in enumerate(s.log):
         rest = s.log[at:]
         if at == 0 or entry.role != "user" or _parts_a_call(s.log, at):
             continue
         if len(rest) <= s.options.history_items and _chars(rest) <= s.options.history_chars:
-            kept = [i for i in s.log[:at] if i.type == "function_call" and i.call_id in open_calls]
+            kept = [item for item in s.log[:at] if item.call_id in open_calls]
             return [*kept, *rest]
     return s.log
 

@@ -121,6 +121,7 @@ def _dial(s: State, target: Target, plan: settings.Plan | None) -> None:
     s.legs += 1
     infers_ends = not s.upstreams[target.upstream].ends_responses
     s.next = Leg(number=s.legs, target=target, plan=plan, infers_ends=infers_ends)
+    s.disarm(Timer.REDIAL)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
     s.act(Dial(s.legs, target))
 
