@@ -87,7 +87,7 @@ def prepare(s: State) -> None:
     """The live leg's session will end before long: have another one ready."""
     if s.next is None and s.live is not None:
         phases.start_over(s)
-        phases.dial(s, s.applied)
+        phases.dial(s, _wanted(s))
 
 
 def overdue(s: State) -> None:
@@ -101,7 +101,7 @@ def overdue(s: State) -> None:
 
 def redial(s: State) -> None:
     """The pause after a failed attempt is over."""
-    phases.dial(s, s.changing.change.plan if s.changing else s.applied)
+    phases.dial(s, _wanted(s))
 
 
 def proceed(s: State) -> None:
@@ -184,7 +184,7 @@ def _fold(s: State, leg: Leg) -> None:
 def _prepare_wanted(s: State) -> None:
     """Dial for a change that needs a new leg (C-073, C-075), and anew if what is being prepared is
     not what is wanted any more."""
-    wanted = s.changing.change.plan if s.changing else s.applied
+    wanted = _wanted(s)
     if s.next is not None and s.next.plan != wanted:
         s.act(Hangup(s.next.number))
         s.next = None
@@ -193,6 +193,11 @@ def _prepare_wanted(s: State) -> None:
     elif s.changing is not None and s.next is None and Timer.REDIAL not in s.deadlines:
         phases.start_over(s)
         phases.dial(s, wanted)
+
+
+def _wanted(s: State) -> settings.Plan:
+    """What the next leg is to be configured with."""
+    return s.changing.change.plan if s.changing else s.applied
 
 
 def _is_idle(s: State) -> bool:
@@ -214,11 +219,11 @@ def _switch(s: State, leg: Leg) -> None:
         s.place(phases.identified(item, s.new_id("ctx")))
     if s.returned:
         _catch_up(s)
-    for folded in leg.folded:
-        updates.acknowledge(s, folded)
     if s.changing is not None:
         changing, s.changing = s.changing, None
         updates.acknowledge(s, changing)
+    for folded in leg.folded:
+        updates.acknowledge(s, folded)
     if s.kept:
         s.act(AudioToUpstream(leg.number, b"".join(s.kept)))
         s.uncommitted_bytes = s.kept_bytes
@@ -308,8 +313,11 @@ def _rest_of(s: State, response: Response, *, continues: bool) -> Want | None:
         return None
     if response.first_audio_at is None:
         asked = response.want
-        if asked is None or asked.taken_along:
+        if asked is None or (asked.taken_along and not asked.verbatim):
             return _question(s)
+        if asked.taken_along:
+            s.warn("SPEAK_REQUEST_FAILED", "The text was lost with the connection.")
+            return None
         asked.taken_along = True
         return asked
     if response.verbatim or not continues:
