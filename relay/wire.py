@@ -108,6 +108,8 @@ class Request:
     """By lower-case name; the values of a repeated one are joined with `, `."""
     peer: str
     """Address of the other end, or "" where the stream has none."""
+    version: str = "1.1"
+    """Of HTTP."""
 
     @property
     def host(self) -> str:
@@ -695,7 +697,8 @@ async def _serve_request(
 ) -> None:
     fault: Exception | None = None
     try:
-        answer = route(request)
+        # No route may grant a CONNECT: behind a 2xx there would be a tunnel, and we have none.
+        answer = _READ_ONLY if request.method == "CONNECT" else route(request)
     except Exception as raised:
         fault, answer = raised, Response(HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(answer, Accept):
@@ -781,15 +784,23 @@ def _request(event: h11.Request, peer: str) -> Request:
     for raw_name, raw_value in event.headers:
         name, value = raw_name.decode("ascii").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Request(event.method.decode("ascii"), path, query, headers, peer)
+    version = event.http_version.decode("ascii")
+    return Request(event.method.decode("ascii"), path, query, headers, peer, version)
+
+
+_READ_ONLY: Final = Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET"),))
 
 
 def _upgrade_fault(request: Request) -> Response | None:
     """Why this request cannot be upgraded (RFC 6455, 4.2.1), or None."""
     if request.method != "GET":
-        return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET"),))
+        return _READ_ONLY
+    if _has_body(request):
+        # What follows would be frames to us, and a body to a proxy between us and the client.
+        return Response(HTTPStatus.BAD_REQUEST)
     connection = map(str.lower, _tokens(request.headers.get("connection", "")))
-    if not request.wants_websocket or "upgrade" not in connection:
+    current = request.version != "1.0"
+    if not current or not request.wants_websocket or "upgrade" not in connection:
         return Response(HTTPStatus.UPGRADE_REQUIRED, headers=(("Upgrade", "websocket"),))
     if request.headers.get("sec-websocket-version") != "13":
         return Response(HTTPStatus.UPGRADE_REQUIRED, headers=(("Sec-WebSocket-Version", "13"),))
@@ -798,6 +809,11 @@ def _upgrade_fault(request: Request) -> Response | None:
     except (binascii.Error, ValueError):
         valid = False
     return None if valid else Response(HTTPStatus.BAD_REQUEST)
+
+
+def _has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return "transfer-encoding" in request.headers or length != "0"
 
 
 def _key(request: Request) -> str:
