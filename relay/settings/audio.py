@@ -32,8 +32,8 @@ class Formats(msgspec.Struct, frozen=True):
 
 
 def formats(audio: voice_agent.Audio, *, g711: bool, wav_header: bool) -> Formats:
-    """`g711`: whether the upstream can be asked for it. Raises `Unusable` for what cannot be read or
-    written (C-063, C-064)."""
+    """`g711`: whether the upstream can be asked for it. Raises `Unusable` for what cannot be read
+    or written (C-063, C-064)."""
     heard, spoken = audio.input, audio.output
     client_input = client_output = PCM24K  # C-065
     container = "none"
