@@ -127,7 +127,7 @@ def talk(
     key
         Key for the relay at that URL.
     encoding
-        Of the audio, both ways.
+        Of the audio, both ways; what linear32 is answered with is linear16.
     rate
         Of the audio both ways, in Hz; else 8000 for mulaw and alaw, else the file's own.
     prompt

@@ -90,6 +90,9 @@ class Upstream(Section, frozen=True):
     Settings; never for clients without a key on a listener beyond loopback."""
     ends_responses: bool = True
     """It sends response.done; false for servers that never do, and the end is inferred."""
+    g711: bool = DEFAULTS.g711
+    """It speaks G.711 where the client does; false for servers that confirm it and send PCM all
+    the same, and the relay transcodes."""
     model: str = DEFAULTS.model
     """Realtime model for every think model that is none itself and is not in `[models]`."""
     voice: str = DEFAULTS.voice
@@ -205,6 +208,7 @@ class Config(Section, frozen=True):
             voices=self.voices,
             transcription_models=self.transcription_models,
             agents=self.agents,
+            g711=self.upstream.g711,
             turns=self.turns,
             passthrough=self.passthrough,
             reasoning_models=self.mapping.reasoning_models,

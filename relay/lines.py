@@ -20,7 +20,7 @@ RECEIVE_BYTES = 64 * 1024
 """At most so much in one receive."""
 
 
-class Line(trio.abc.Stream):
+class Line(trio.abc.HalfCloseableStream):
     """A connection to a peer. Failures are trio's: BrokenResourceError when it broke,
     ClosedResourceError when we closed it."""
 
@@ -35,6 +35,10 @@ class Line(trio.abc.Stream):
     @abc.abstractmethod
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What has come, when something has; b"" at the end. `max_bytes` is a wish."""
+
+    @abc.abstractmethod
+    async def send_eof(self) -> None:
+        """Say that nothing more will come, where the stream has a way to."""
 
     @abc.abstractmethod
     def begin(self, data: bytes) -> bytes:
@@ -69,6 +73,10 @@ class StreamLine(Line):
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__()
         self._stream = stream
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = bytes(await self._stream.receive_some(max_bytes))
@@ -136,6 +144,13 @@ class SocketLine(Line):
                 sent += taken
                 self.bytes_out += taken
 
+    async def send_eof(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._failure() from error
+        await trio.lowlevel.checkpoint()
+
     def _failure(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
         return trio.ClosedResourceError() if self._fd < 0 else trio.BrokenResourceError()
 
@@ -196,14 +211,21 @@ class TlsLine(SocketLine):
             raise trio.BrokenResourceError from error
         return super().begin(self._to_send.read())
 
+    async def send_eof(self) -> None:
+        self._close_notify()
+        await super().send_eof()
+
     async def aclose(self) -> None:
         if self._fd >= 0:
-            # A close_notify, if there is room for it; the peer's is not waited for.
-            with contextlib.suppress(ssl.SSLError, trio.BrokenResourceError):
-                self._tls.unwrap()
             with contextlib.suppress(trio.BrokenResourceError):
-                super().begin(self._to_send.read())
+                self._close_notify()
         await super().aclose()
+
+    def _close_notify(self) -> None:
+        """If there is room for it; the peer's is not waited for."""
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        super().begin(self._to_send.read())
 
     def _encrypted(self, data: bytes) -> None:
         if data:

@@ -294,7 +294,7 @@ class StatusDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ErrorDetail(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What went wrong. `code` may be missing: fall back to `type`, never to the text (C-180)."""
+    """What went wrong. `code` may be missing; some servers put it into `type`."""
 
     type: str | None = None
     code: str | None = None
@@ -302,6 +302,11 @@ class ErrorDetail(msgspec.Struct, kw_only=True, omit_defaults=True):
     param: str | None = None
     event_id: str | None = None
     """The client event that caused it."""
+
+    @property
+    def kind(self) -> str:
+        """What it is to be judged by: the code, or else the type; never the text (C-180)."""
+        return self.code or self.type or ""
 
 
 class Usage(msgspec.Struct, kw_only=True, omit_defaults=True):

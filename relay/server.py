@@ -153,6 +153,8 @@ class Relay:
     def route(self, request: wire.Request) -> wire.Accept | wire.Response:
         """Health pages, refusals with their HTTP status, or a conversation."""
         match request.path:
+            case "/healthz" | "/readyz" if request.method not in ("GET", "HEAD"):
+                return wire.Response(405, headers=(("Allow", "GET, HEAD"),))
             case "/healthz":
                 return _page(request, 200, "alive")
             case "/readyz" if self.draining:

@@ -46,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     """Sent as `Authorization: Token KEY`."""
     encoding: Literal["linear16", "linear32", "mulaw", "alaw"] = "linear16"
-    """Of the audio, both ways."""
+    """Of the audio, both ways; there is no linear32 from the agent, so linear16 answers it."""
     rate: int | None = None
     """Of the audio both ways, in Hz. None: 8000 for G.711, else the file's own one way and 24000
     the other."""
@@ -233,7 +233,9 @@ def _rate(options: Options) -> int | None:
 
 
 def _output(options: Options) -> Format:
-    return Format(Encoding(options.encoding), _rate(options) or PCM24K.rate)
+    encoding = Encoding(options.encoding)
+    spoken = Encoding.LINEAR16 if encoding is Encoding.LINEAR32 else encoding
+    return Format(spoken, _rate(options) or PCM24K.rate)
 
 
 def _settings(

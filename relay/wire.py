@@ -111,6 +111,8 @@ class Request:
     """By lower-case name; the values of a repeated one are joined with `, `."""
     peer: str
     """Address of the other end, or "" where the stream has none."""
+    version: str = "1.1"
+    """Of HTTP."""
 
     @property
     def host(self) -> str:
@@ -483,7 +485,7 @@ class Leg:
         that was refused is read and forgotten."""
         end = self._incoming.end
         if end is not None and end.refused:
-            await _drain(self._line)
+            await _end_and_drain(self._line)
         while self._incoming.end is None:
             await self._read()
 
@@ -755,7 +757,8 @@ async def _serve_request(
 ) -> None:
     fault: Exception | None = None
     try:
-        answer = route(request)
+        # No route may grant a CONNECT: behind a 2xx there would be a tunnel, and we have none.
+        answer = _READ_ONLY if request.method == "CONNECT" else route(request)
     except Exception as raised:
         fault, answer = raised, Response(HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(answer, Accept):
@@ -840,15 +843,23 @@ def _request(event: h11.Request, peer: str) -> Request:
     for raw_name, raw_value in event.headers:
         name, value = raw_name.decode("ascii").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Request(event.method.decode("ascii"), path, query, headers, peer)
+    version = event.http_version.decode("ascii")
+    return Request(event.method.decode("ascii"), path, query, headers, peer, version)
+
+
+_READ_ONLY: Final = Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET"),))
 
 
 def _upgrade_fault(request: Request) -> Response | None:
     """Why this request cannot be upgraded (RFC 6455, 4.2.1), or None."""
     if request.method != "GET":
-        return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET"),))
+        return _READ_ONLY
+    if _has_body(request):
+        # What follows would be frames to us, and a body to a proxy between us and the client.
+        return Response(HTTPStatus.BAD_REQUEST)
     connection = map(str.lower, _tokens(request.headers.get("connection", "")))
-    if not request.wants_websocket or "upgrade" not in connection:
+    current = request.version != "1.0"
+    if not current or not request.wants_websocket or "upgrade" not in connection:
         return Response(HTTPStatus.UPGRADE_REQUIRED, headers=(("Upgrade", "websocket"),))
     if request.headers.get("sec-websocket-version") != "13":
         return Response(HTTPStatus.UPGRADE_REQUIRED, headers=(("Sec-WebSocket-Version", "13"),))
@@ -857,6 +868,11 @@ def _upgrade_fault(request: Request) -> Response | None:
     except (binascii.Error, ValueError):
         valid = False
     return None if valid else Response(HTTPStatus.BAD_REQUEST)
+
+
+def _has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return "transfer-encoding" in request.headers or length != "0"
 
 
 def _key(request: Request) -> str:
@@ -887,18 +903,18 @@ async def _answer(
         contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
     ):
         await stream.send_all(data)
-        if isinstance(stream, trio.abc.HalfCloseableStream):
-            await stream.send_eof()
-        # Closing with unread input would reset the connection under the answer.
-        await _drain(stream)
+        await _end_and_drain(stream)
 
 
-async def _drain(stream: trio.abc.Stream) -> None:
-    """Read and forget until the peer has closed, for a moment."""
+async def _end_and_drain(stream: trio.abc.Stream) -> None:
+    """Say that nothing more will come, then read and forget until the peer has closed, for a
+    moment: closing with unread input would reset the connection under what was sent last."""
     with (
         trio.move_on_after(PEER_CLOSE_S),
         contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
     ):
+        if isinstance(stream, trio.abc.HalfCloseableStream):
+            await stream.send_eof()
         while await stream.receive_some(64 * 1024):
             pass
 

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -20,6 +20,7 @@ from relay.session.actions import (
     Action,
     AudioToClient,
     AudioToUpstream,
+    CallEndpoint,
     Close,
     Dial,
     Hangup,
@@ -89,6 +90,8 @@ class Pair:
         """So many of the next dials fail."""
         self.refused = 0
         """So many of the next dials are answered with 401."""
+        self.called: list[CallEndpoint] = []
+        """Endpoint calls, which are never answered."""
         self.closed: Close | None = None
         self._audio_checked: set[str] = set()
         self._arrivals: list[tuple[float, int, Callable[[], None]]] = []
@@ -97,7 +100,7 @@ class Pair:
 
     # -- what the client does ---------------------------------------------------------------------
 
-    def client(self, message: dict[str, Any] | voice_agent.ClientMessage) -> "Pair":
+    def client(self, message: dict[str, Any] | voice_agent.ClientMessage) -> Self:
         """Send a message now."""
         frame = (
             msgspec.json.encode(message).decode()
@@ -109,12 +112,12 @@ class Pair:
         self._perform(self.session.client_message(voice_agent.decode_client(frame), self.now))
         return self
 
-    def client_audio(self, audio: bytes) -> "Pair":
+    def client_audio(self, audio: bytes) -> Self:
         """Send audio (in the upstream's format) now."""
         self._audio_in(audio)
         return self
 
-    def speaks(self, audio: bytes, frame_ms: float = 20.0) -> "Pair":
+    def speaks(self, audio: bytes, frame_ms: float = 20.0) -> Self:
         """Send audio in real time."""
         form = self.session.applied.formats.upstream_input
         step = form.nbytes(frame_ms)
@@ -123,7 +126,7 @@ class Pair:
             self.passes(frame_ms / 1000)
         return self
 
-    def loses_upstream(self) -> "Pair":
+    def loses_upstream(self) -> Self:
         """Every upstream connection there is breaks now, without a word."""
         for leg in list(self.upstreams):
             del self.upstreams[leg]
@@ -131,17 +134,17 @@ class Pair:
             self._perform(self.session.upstream_gone(leg, gone, self.now))
         return self
 
-    def hangs_up(self) -> "Pair":
+    def hangs_up(self) -> Self:
         self._perform(self.session.client_gone(ClientGone(1000), self.now))
         return self
 
     # -- time -------------------------------------------------------------------------------------
 
-    def passes(self, seconds: float) -> "Pair":
+    def passes(self, seconds: float) -> Self:
         """Let time pass; whatever falls due happens in order."""
         return self._run(self.now + seconds, lambda: False)
 
-    def until(self, *types: str, within: float = 60.0) -> "Pair":
+    def until(self, *types: str, within: float = 60.0) -> Self:
         """Let time pass until the client has got messages of these types, in this order."""
         seen = len(self.lines)
         wanted = list(types)
@@ -198,7 +201,7 @@ class Pair:
 
     # -- the link ---------------------------------------------------------------------------------
 
-    def _run(self, end: float, enough: Callable[[], bool]) -> "Pair":
+    def _run(self, end: float, enough: Callable[[], bool]) -> Self:
         for _ in range(STEPS):
             if enough():
                 return self
@@ -266,6 +269,8 @@ class Pair:
                 case Close():
                     self.closed = action
                     self.upstreams.clear()
+                case CallEndpoint():
+                    self.called.append(action)
                 case Note():
                     self.notes.append(action)
 

@@ -124,7 +124,7 @@ class Session(Protocol):
 # The playbook.
 
 
-class Done(msgspec.Struct):
+class Done(msgspec.Struct, eq=False):
     """An action that was not listed yet, and where it stands in the transcript."""
 
     action: Action
@@ -316,6 +316,11 @@ class Playbook:
         """The last event of this type that was posted to the leg."""
         return next(e for e in reversed(self.sent[self.leg(leg)]) if e["type"] == event)
 
+    def next_to_client(self) -> Wire:
+        """The next message for the client. It remains to be listed."""
+        messages = (done.action for done in self.unlisted if isinstance(done.action, ToClient))
+        return _message_wire(next(messages).message)
+
     # -- what happens: the rest ------------------------------------------------------------------
 
     def passes(self, seconds: float) -> Self:
@@ -350,13 +355,13 @@ class Playbook:
 
     def audio_to_client(self, audio: bytes | Anything = ANY) -> Self:
         """Audio next for the client, all that comes before something else."""
-        return self._listed_audio("client", AudioToClient, audio)
+        return self._listed_audio("client", audio)
 
     def audio_dropped(self) -> Self:
         """Audio not yet written to the client is taken back."""
         return self._listed("client", AudioDropped)
 
-    def closes(self, code: int, reason: str | Anything = ANY) -> Self:
+    def closes(self, code: int | Anything, reason: str | Anything = ANY) -> Self:
         """The connection is ended."""
         wanted = {"code": code, "reason": reason}
         return self._listed("client", Close, wanted, lambda a: {"code": a.code, "reason": a.reason})
@@ -370,7 +375,7 @@ class Playbook:
 
     def audio_to_upstream(self, audio: bytes | Anything = ANY, *, leg: int | None = None) -> Self:
         """Audio next for the leg, all that comes before something else."""
-        return self._listed_audio(f"leg {self.leg(leg)}", AudioToUpstream, audio)
+        return self._listed_audio(f"leg {self.leg(leg)}", audio)
 
     def dials(self, *, model: Any = ANY, upstream: Any = ANY) -> Self:
         """A new leg is dialled. From then on it is the one that is meant, if no other is open."""
@@ -633,19 +638,19 @@ class Playbook:
         self.unlisted.remove(done)
         return self
 
-    def _listed_audio(self, peer: str, kind: type[Any], audio: bytes | Anything) -> Self:
+    def _listed_audio(self, peer: str, audio: bytes | Anything) -> Self:
         """Take all audio off the list that comes next for a peer."""
         __tracebackhide__ = True
         line = self._expected(peer, brief(audio))
-        took = list(
-            itertools.takewhile(
-                lambda done: isinstance(done.action, kind),
-                [done for done in self.unlisted if done.peer == peer],
-            )
-        )
+        took: list[Done] = []
+        whole = b""
+        for done in [done for done in self.unlisted if done.peer == peer]:
+            if not isinstance(done.action, AudioToClient | AudioToUpstream):
+                break
+            took.append(done)
+            whole += done.action.audio
         if not took:
             raise self._mismatch(line, "no audio comes next")
-        whole = b"".join(done.action.audio for done in took)  # type: ignore[union-attr]  # of `kind`
         if not isinstance(audio, Anything) and whole != audio:
             raise self._mismatch(line, _unequal(audio, whole))
         self.unlisted = [done for done in self.unlisted if done not in took]

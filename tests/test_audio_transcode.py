@@ -339,6 +339,14 @@ def test_after_the_end_the_stream_is_a_new_one(
     assert reset.feed(audio) + reset.flush() == fresh
 
 
+@pytest.mark.parametrize("target", [PCM24K, PCMU8K, linear16(48000)], ids=str)
+def test_a_stream_that_was_reset_has_forgotten_half_a_sample(target: Format) -> None:
+    stream = transcoder(PCM24K, target)
+    stream.feed(b"\x7b")
+    stream.reset()
+    assert stream.feed(noise(240)) + stream.flush() == whole(PCM24K, target, noise(240))
+
+
 @pytest.mark.conformance("C-227")
 @pytest.mark.parametrize("target", [PCM24K, PCMU8K, linear16(48000)], ids=str)
 def test_half_a_sample_is_dropped_at_the_end(target: Format) -> None:

@@ -224,6 +224,7 @@ def test_an_address_does_not_print_its_key() -> None:
     assert "secret" not in f"{Address('ws://h', 'secret')} {Address('ws://h', 'secret')!r}"
 
 
+@pytest.mark.conformance("C-235")
 @pytest.mark.parametrize(
     ("url", "dialled"),
     [
@@ -259,6 +260,7 @@ def test_every_option_of_the_mapping_has_its_key_and_its_default() -> None:
         "upstream.model=a",
         "upstream.voice=b",
         "upstream.transcription_model=c",
+        "upstream.g711=false",
         'models."gpt-4.1"=d',
         "voices.aura-2-thalia-en=e",
         "transcription_models.nova-3=f",

@@ -106,6 +106,14 @@ async def test_health_pages_answer_on_the_public_port() -> None:
         assert (await fetch(address, "/healthz", "HEAD"))[::2] == (200, b"")
 
 
+@pytest.mark.parametrize("method", ["POST", "OPTIONS", "DELETE"])
+async def test_health_pages_are_only_read(method: str) -> None:
+    async with serving() as (_, address):
+        for path in ("/healthz", "/readyz"):
+            status, headers, _body = await fetch(address, path, method)
+            assert (status, headers["allow"]) == (405, "GET, HEAD")
+
+
 @pytest.mark.conformance("C-003")
 async def test_other_paths_do_not_exist() -> None:
     async with serving() as (_, address):

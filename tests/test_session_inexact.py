@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from relay.session.facts import Loss
+from relay.settings import MappingOptions, TurnOptions
 from tests.expected import Wire, like
 from tests.playbook import Playbook
 from tests.scenes import (
@@ -12,6 +14,7 @@ from tests.scenes import (
     assistant,
     begins,
     calls,
+    created,
     ends,
     heard,
     message_added,
@@ -25,9 +28,11 @@ from tests.scenes import (
     speech,
     speech_started,
     transcribed,
+    transcript_done,
     types,
     user,
     voice,
+    warning,
 )
 
 
@@ -146,6 +151,22 @@ def test_audio_without_ids_is_told_and_cut_like_any_other() -> None:
     )
 
 
+@pytest.mark.conformance("C-186")
+def test_answers_without_ids_are_told_to_the_next_leg() -> None:
+    book = asked()
+    for resp, said in (("resp_1", "One."), ("resp_2", "Two.")):
+        spoken = (voice("", "", b"\1"), transcript_done("", "", said))
+        book.upstream(response_created(resp)).to_client("AgentThinking")
+        book.upstream_text(*(without(e, "response_id", "item_id", "output_index") for e in spoken))
+        book.to_client("AgentStartedSpeaking").audio_to_client().to_client(assistant(said))
+        book.upstream(response_done(resp)).to_client("AgentAudioDone", "LatencyReport")
+    book.upstream_gone(Loss.LOST).to_client(warning("THINK_REQUEST_FAILED")).dials()
+    book.upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated()
+    book.to_upstream(*["conversation.item.create"] * 3)
+    assert book.last("conversation.item.create")["item"]["content"][0]["text"] == "Two."
+
+
 @pytest.mark.conformance("C-158", "C-160")
 def test_a_call_without_output_items_is_announced_from_its_arguments() -> None:
     done = like(
@@ -178,3 +199,45 @@ def test_a_text_without_deltas_or_items_is_told() -> None:
     )
     book = asked().upstream(response_created(), done, response_done())
     book.to_client("AgentThinking", assistant("Hello."), "LatencyReport")
+
+
+@pytest.mark.conformance("C-095", "C-180")
+def test_a_code_may_stand_in_the_place_of_the_type() -> None:
+    book = ready().client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    (
+        book.upstream(response_created())
+        .to_client("AgentThinking")
+        .refuses("response.create", None, error="conversation_already_has_active_response")
+        .nothing()
+        .upstream(response_done())
+        .to_client("LatencyReport")
+        .to_upstream("response.create")
+    )
+
+
+@pytest.mark.conformance("C-205", "C-224")
+def test_turns_whose_commits_name_no_item_are_all_answered() -> None:
+    commit = without(like("input_audio_buffer.committed"), "item_id", "previous_item_id")
+    turns = TurnOptions(kind="off")
+    book = ready(mapping=MappingOptions(turns=turns, transcription_model=""))
+    for resp in ("resp_1", "resp_2", "resp_3"):
+        book.client_audio(pcm(100)).audio_to_upstream(pcm(100)).client("ForceEndTurn")
+        book.to_upstream("input_audio_buffer.commit").upstream_text(commit)
+        book.to_upstream("response.create").begins(resp).to_client("AgentThinking")
+        book.upstream(response_done(resp)).to_client("LatencyReport")
+
+
+@pytest.mark.conformance("C-091", "C-230")
+def test_each_way_of_deviating_is_logged_once() -> None:
+    """What the exact API never does (tests/independent/test_exact_api.py)."""
+    book = ready().client(types("Hi."), types("Hi.")).to_client(user("Hi."), user("Hi."))
+    book.to_upstream("conversation.item.create", "conversation.item.create")
+    renamed = {**book.last("conversation.item.create")["item"], "id": "item_x"}
+    book.upstream(like("conversation.item.created", item=renamed))
+    book.to_upstream("response.create")
+    book.upstream(like("conversation.item.created", item={**renamed, "id": "item_y"}))
+    book.upstream_text(without(voice("", "", b"\1"), "response_id", "item_id", "output_index"))
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    ways = [n.fields["way"] for n in book.logged if n.event == "inexact_upstream"]
+    assert ways == ["item_renamed", "response_not_created", "item_unnamed"]

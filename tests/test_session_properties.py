@@ -53,6 +53,12 @@ class Fuzzed(Playbook):
         self.unlisted = []
         return self
 
+    def rebuilds(self) -> Self:
+        """The upstream answers the last dial, and accepts the session."""
+        leg = max(number for number, state in self.legs.items() if state == "dialled")
+        self.upstream_opens(leg).upstream(scenes.created(), leg=leg)
+        return self.updated(leg=leg) if leg in self.sent else self
+
     def _event(self, leg: int, frame: bytes, shown: str) -> None:
         wire = about(frame)
         if wire.get("type") == "session.updated" and self.sent.get(leg):
@@ -99,18 +105,22 @@ class Fuzzed(Playbook):
             self._must(not applied or self.component, "SettingsApplied comes once")  # C-021
         if kind == "UserStartedSpeaking":
             self.silenced |= self.audible
+        if kind == "AgentAudioDone" and not self.component:
+            self._must(self._speaks(), "AgentAudioDone ends what began after the user")  # C-154
         if kind == "FunctionCallRequest":
             for function in message.functions:
                 self._must(function.id not in self.announced, "a call is announced once")  # C-224
                 self.announced.append(function.id)
         self.heard.append(kind)
 
+    def _speaks(self) -> bool:
+        """The agent has begun to speak since the user last did."""
+        turns = [k for k in self.heard if k in ("AgentStartedSpeaking", "UserStartedSpeaking")]
+        return turns[-1:] == ["AgentStartedSpeaking"]
+
     def _voiced(self, audio: bytes) -> None:
         self._must(len(audio) % 2 == 0, "whole samples")  # C-132
-        since = self.heard[::-1]
-        began = since.index("AgentStartedSpeaking") if "AgentStartedSpeaking" in since else 10**9
-        user = since.index("UserStartedSpeaking") if "UserStartedSpeaking" in since else 10**9
-        self._must(began < user or user == began == 0, "AgentStartedSpeaking precedes audio")
+        self._must(self._speaks(), "AgentStartedSpeaking precedes audio")  # C-128, C-157
         self._must(self.voice_of is not None, "audio comes of audio")
         if self.voice_of is not None:
             response, item = self.voice_of
@@ -143,7 +153,7 @@ class Moved(Fuzzed):
 # Steps.
 
 user_ids = st.sampled_from(["item_u1", "item_u2", "item_u3"])
-item_ids = st.sampled_from(["item_a1", "item_a2", "item_u1", ""])
+item_ids = st.sampled_from(["item_a1", "item_a2", "item_a3", ""])
 response_ids = st.sampled_from(["resp_1", "resp_2", "resp_3"])
 call_ids = st.sampled_from(["call_1", "call_2", "call_3"])
 names = st.sampled_from(["f", "g", "undeclared"])
@@ -191,6 +201,10 @@ client_messages: st.SearchStrategy[Wire] = st.one_of(
         ),
         st.sampled_from(["alloy", "marin", "echo"]),
         st.sampled_from([None, 1, 1.2]),
+    ),
+    st.builds(
+        lambda model: like("UpdateThink", think={"provider": {"model": model}}),
+        st.sampled_from(["gpt-realtime-2", "gpt-realtime-1.5"]),
     ),
     st.builds(
         lambda model: like("UpdateListen", listen={"provider": {"model": model}}),
@@ -266,6 +280,8 @@ answers = st.one_of(
     ),
     step("upstream_opens"),
     step("upstream", st.just(scenes.created())),
+    step("rebuilds"),
+    step("rebuilds"),
 )
 odd_frames = st.one_of(
     step("upstream_text", st.sampled_from(["", "{", "[]", '{"type":"odd"}', '{"type":1}'])),
@@ -288,6 +304,7 @@ others = st.one_of(
     step("passes", st.sampled_from([0.0501, 0.3007, 1.1013, 2.7019, 10.3021, 31.1027, 61.7031])),
     step("client_audio", audio),
     step("client_audio", st.sampled_from([b"", b"\1\0"])),
+    step("upstream_gone", st.sampled_from([Loss.LOST, Loss.CLOSED])),
     step("backlog", st.sampled_from([0.0, 5.0, 200.0])),
     step("endpoint_answers", call_ids, texts, st.booleans()),
 )
@@ -328,6 +345,7 @@ BEGINNINGS: dict[str, Any] = {
     "own cancel": lambda **how: scenes.answering(
         mapping=MappingOptions(turns=TurnOptions(interrupt_response=False)), **how
     ),
+    "rolling": lambda **how: scenes.answering(given=FUNCTIONS, **how).upstream_gone(Loss.LOST),
     "inexact": lambda **how: scenes.ready(FUNCTIONS, ends_responses=False, **how),
 }
 beginnings = st.sampled_from(sorted(BEGINNINGS))
@@ -347,7 +365,7 @@ def possible(book: Playbook, name: str, arguments: tuple[Any, ...]) -> bool:
     """Whether the upstream's answer has something that it answers."""
     sent = book.sent.get(book.leg(), [])
     match name:
-        case "upstream_opens":
+        case "upstream_opens" | "rebuilds":
             return "dialled" in book.legs.values()
         case "upstream_gone":
             return book.leg() != 0

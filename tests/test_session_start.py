@@ -184,10 +184,7 @@ def test_a_refused_session_update_means_invalid_settings() -> None:
     book = configuring().refuses(
         "session.update", message="Unknown voice.", param="session.audio.output.voice"
     )
-    description = next(
-        done.action.message.description  # type: ignore[union-attr]  # the Error
-        for done in book.unlisted
-    )
+    description = book.next_to_client()["description"]
     assert "Unknown voice." in description
     assert "session.audio.output.voice" in description
     book.to_client(error("INVALID_SETTINGS")).closes(1000, "INVALID_SETTINGS")

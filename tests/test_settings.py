@@ -312,6 +312,13 @@ def test_input_that_cannot_be_decoded_is_refused(encoding: str) -> None:
     assert refusal.description.startswith("audio.input.encoding: supported are linear16, linear32")
 
 
+def test_an_upstream_that_only_claims_to_speak_g711_is_asked_for_pcm() -> None:
+    audio = {"input": {"encoding": "mulaw"}, "output": {"encoding": "alaw", "sample_rate": 8000}}
+    made = planned(audio=audio, options=MappingOptions(g711=False)).formats
+    assert (made.client_input, made.upstream_input) == (PCMU8K, PCM24K)
+    assert (made.upstream_output, made.client_output) == (PCM24K, PCMA8K)
+
+
 @conformance("C-064")
 @pytest.mark.parametrize("encoding", ["mp3", "opus", "flac", "aac", "linear32"])
 def test_output_that_cannot_be_encoded_is_refused(encoding: str) -> None:

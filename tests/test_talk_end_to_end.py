@@ -7,6 +7,7 @@ import sys
 import wave
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -108,6 +109,17 @@ async def test_a_stereo_recording_is_spoken_as_mulaw_and_the_agents_voice_is_kep
     assert np.abs(np.frombuffer(voice, "<i2")).max() > 1000
 
 
+@pytest.mark.parametrize("encoding", ["linear16", "linear32", "mulaw", "alaw"])
+async def test_each_encoding_is_one_that_a_relay_takes(
+    encoding: Literal["linear16", "linear32", "mulaw", "alaw"], tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.wav"
+    options = Options(texts=("Hello.",), save=kept, encoding=encoding)
+    assert await talked(options, Screen()) == 0
+    voice, form = recordings.decode(kept.read_bytes())
+    assert form.ms(len(voice)) > 500
+
+
 async def test_an_error_of_the_relay_is_shown_with_its_code() -> None:
     screen = Screen()
     unreachable = configured(upstream__url=await nobody(), session__upstream_ready_s=0.2)
@@ -151,6 +163,8 @@ async def test_what_a_peer_says_does_not_steer_the_terminal() -> None:
     [
         (Options(), "say something"),
         (Options(texts=("Hello.",), url="http://127.0.0.1"), "--url http://127.0.0.1: "),
+        (Options(texts=("Hello.",), url="ws://127.0.0.1:99999"), "--url ws://127.0.0.1:99999: "),
+        (Options(texts=("Hello.",), key="caf\u00e9"), "--key: "),
         (Options(texts=("Hello.",), rate=-1), "--rate -1: "),
         (Options(audio=Path("/nowhere/speech.wav")), "/nowhere/speech.wav: No such file"),
         (Options(audio=Path(__file__)), "no PCM WAV file"),
@@ -164,6 +178,13 @@ async def test_what_cannot_be_done_is_said_before_anything_is_sent(
     with pytest.raises(ConfigError, match=complaint):
         await talked(options, screen)
     assert screen.getvalue() == ""
+
+
+async def test_a_rate_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    speech = tmp_path / "speech.wav"
+    speech.write_bytes(recordings.encode(babble.speech(0.1), 16000))
+    with pytest.raises(ConfigError, match="--rate 15999: cannot be made from 16000 Hz"):
+        await talked(Options(audio=speech, rate=15999), Screen())
 
 
 async def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:

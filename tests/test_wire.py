@@ -426,6 +426,7 @@ async def test_trap_4_what_else_can_go_wrong_with_a_dial_has_its_cause_too() -> 
                 raise AssertionError
 
 
+@pytest.mark.conformance("C-231")
 async def test_trap_5_a_peer_that_answers_no_ping_is_lost_after_20_and_20_seconds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -620,6 +621,10 @@ def health(request: Request) -> Accept | Response:
         (b"HEAD /healthz HTTP/1.1\r\nHost: h\r\n\r\n", 200, b""),
         (b"GET /elsewhere HTTP/1.1\r\n" + UPGRADE + b"\r\n", 404, b""),
         (b"POST / HTTP/1.1\r\n" + UPGRADE + b"Content-Length: 3\r\n\r\nabc", 405, b""),
+        (b"GET / HTTP/1.1\r\n" + UPGRADE + b"Content-Length: 3\r\n\r\nabc", 400, b""),
+        (b"GET / HTTP/1.1\r\n" + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", 400, b""),
+        (b"GET / HTTP/1.0\r\n" + UPGRADE + b"\r\n", 426, b""),
+        (b"CONNECT /healthz HTTP/1.1\r\nHost: h\r\n\r\n", 405, b""),
         (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 426, b""),
         (b"GET / HTTP/1.1\r\n" + UPGRADE.replace(b": 13", b": 8") + b"\r\n", 426, b""),
         (b"GET / HTTP/1.1\r\n" + UPGRADE.replace(KEY.encode(), b"c2hvcnQ=") + b"\r\n", 400, b""),
@@ -848,6 +853,17 @@ async def test_a_client_still_sending_its_17_mib_hears_1009_not_a_reset() -> Non
         # and on some systems take the close frame away with it.
         nursery.start_soon(peer.send, bytes(17 * wire.MIB))
         assert await peer.close_code() == 1009
+
+
+async def test_the_stream_ends_right_behind_a_refusal() -> None:
+    # RFC 6455, 7.1.1: the server is the one to end the TCP connection.
+    async with listening(echo) as server:
+        peer = await server.connect()
+        await peer.upgraded()
+        await peer.stream.send_all(b"\xf1\x80\x00\x00\x00\x00")
+        assert await peer.close_code() == 1002
+        with trio.fail_after(QUICK):
+            assert await peer.frame() is None
 
 
 async def test_a_client_that_refuses_what_we_sent_is_not_waited_for() -> None:

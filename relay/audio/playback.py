@@ -68,9 +68,7 @@ class Playback(msgspec.Struct):
     def sent(
         self, item: str, ms: float, now: float, *, leg: int = 0, content_index: int = 0
     ) -> None:
-        """`ms` more of this item were posted to the client."""
-        if ms <= 0:
-            return
+        """`ms` more of this item were posted to the client; more than 0."""
         of = Item(item, leg, content_index)
         begin = max(self.play_end, now)
         if self.timeline and self.timeline[-1].of == of:

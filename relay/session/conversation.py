@@ -13,10 +13,23 @@ import msgspec
 from relay import realtime, voice_agent
 from relay.audio.formats import Format
 from relay.frames import Unknown, Unparsable
-from relay.session import faults, phases, responses, rollover, rounds, text, turns, updates
+from relay.session import (
+    faults,
+    phases,
+    responses,
+    resume,
+    rollover,
+    rounds,
+    snapshot,
+    text,
+    turns,
+    updates,
+)
 from relay.session.actions import Action, Hangup
-from relay.session.facts import ClientGone, UpstreamGone
-from relay.session.state import Leg, LegPhase, Phase, State, Timer, TurnPhase
+from relay.session.facts import Admission, ClientGone, UpstreamGone, UpstreamTraits
+from relay.session.options import SessionOptions
+from relay.session.state import Leg, LegPhase, Phase, State, Timer
+from relay.settings import MappingOptions
 from relay.settings.audio import named
 
 UNREADABLE_IN_A_ROW = 3
@@ -30,8 +43,25 @@ class Session(State, kw_only=True):
 
     def opened(self, now: float, wall: float) -> list[Action]:
         """The client was let in. `wall`: unix seconds."""
-        self.origin = now
+        self.origin, self.began_wall = now, wall
         phases.welcome(self)
+        return self._settled()
+
+    def resumed(
+        self,
+        admission: Admission,
+        now: float,
+        wall: float,
+        settings: voice_agent.Settings | None = None,
+        *,
+        repeated: bool = False,
+    ) -> list[Action]:
+        """The client is back. To be told of a session fresh from `restored`, before anything else;
+        the connection has welcomed the client already. `settings`, if those were its first message
+        there, are not told again; `repeated` ones are the same as before and change nothing."""
+        self.rebased(now)
+        self._at(now)
+        resume.back(self, admission, wall, settings, repeated=repeated)
         return self._settled()
 
     def client_message(
@@ -45,16 +75,18 @@ class Session(State, kw_only=True):
             self._not_understood(message)
         elif isinstance(message, voice_agent.Settings) and self.plan is None:
             phases.settings_came(self, message)
+        elif isinstance(message, voice_agent.Settings) and resume.takes_settings(self):
+            resume.settings_came(self, message)
         elif isinstance(message, voice_agent.Settings) and not self.component:
             phases.settings_again(self)
+        elif self.phase is Phase.READY:
+            self._obey(message)
         elif isinstance(message, voice_agent.KeepAlive) and not (
             self.phase is Phase.OPEN and self.options.strict
         ):
-            pass  # its coming is all it says (C-082)
+            pass  # nothing to keep: its coming is all it says
         elif self.phase is Phase.OPEN:
             self._early(message)
-        elif self.phase is Phase.READY:
-            self._obey(message)
         else:
             self._hold(message)
         return self._settled()
@@ -116,6 +148,37 @@ class Session(State, kw_only=True):
         self.fail("SERVER_GOING_AWAY", "The server is shutting down.", 1001)
         return self._settled()
 
+    # -- what outlives the connection -------------------------------------------------------------
+
+    @property
+    def worth_keeping(self) -> bool:
+        """There is something to come back to (4.9)."""
+        return self.plan is not None and not self.closed
+
+    def snapshot(self, wall: float) -> bytes:
+        """The conversation as bytes, while it goes on. To be told of nothing by it."""
+        return snapshot.taken(self, wall, lost=False)
+
+    def parked(self, now: float, wall: float) -> bytes:
+        """The same at the moment at which the client is lost, before that is told."""
+        self._at(now)
+        return snapshot.taken(self, wall, lost=True)
+
+    @classmethod
+    def restored(
+        cls,
+        encoded: bytes,
+        *,
+        options: SessionOptions,
+        mapping: MappingOptions,
+        upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),),
+        lost_wall: float,
+    ) -> "Session":
+        """The session of a snapshot, to be told that it is `resumed`. `lost_wall`: when the client
+        of one that was going on was lost, at the latest. Raises `msgspec.DecodeError`."""
+        known = snapshot.fields(snapshot.read(encoded), mapping, lost_wall)
+        return cls(**known, options=options, mapping=mapping, upstreams=upstreams)
+
     # -- the upstream -----------------------------------------------------------------------------
 
     def upstream_opened(self, leg: int, now: float, wall: float) -> list[Action]:
@@ -133,17 +196,19 @@ class Session(State, kw_only=True):
         """A frame of an upstream leg. Any other leg than the live and the next one is history
         (C-242)."""
         self._at(now)
+        known = next((k for k in (self.live, self.next) if k is not None and k.number == leg), None)
+        if known is None:
+            return self._settled()
         if isinstance(event, Unparsable):
-            self._unreadable(event)
-        elif isinstance(event, Unknown):
-            self.bad_frames = 0
+            self._unreadable(event, known)
+            return self._settled()
+        self.bad_frames = 0
+        if isinstance(event, Unknown):
             faults.unknown_event(self, event.type, event.size)
-        elif self.live is not None and self.live.number == leg:
-            self.bad_frames = 0
-            self._happened(event, self.live)
-        elif self.next is not None and self.next.number == leg:
-            self.bad_frames = 0
-            self._preparing(event, self.next)
+        elif known is self.live:
+            self._happened(event, known)
+        else:
+            self._preparing(event, known)
         return self._settled()
 
     def upstream_audio(
@@ -156,6 +221,7 @@ class Session(State, kw_only=True):
             response is None
             or live is None
             or live.number != leg
+            or live.infers_ends
             or response.interrupted
             or response.first_audio_at is None
             or response.voice_item != event.item_id
@@ -222,19 +288,24 @@ class Session(State, kw_only=True):
         self.client_active_at = self.now
 
     def _settled(self) -> list[Action]:
-        """The end of every step: what has become possible happens, in order."""
+        """The end of every step: what has become possible happens, until nothing more does."""
+        done = -1
+        while done < len(self.out) and not self.closed:
+            done = len(self.out)
+            self._deliver_held()
+            updates.pump(self)
+            rollover.proceed(self)
+            responses.pump(self)
+        out, self.out = self.out, []
+        return out
+
+    def _deliver_held(self) -> None:
         while self.held and self.phase is Phase.READY:
             frame = self.held.pop(0)
             if isinstance(frame, bytes):
                 turns.hear(self, frame)
             else:
                 self._obey(frame)
-        if not self.closed:
-            updates.pump(self)
-            rollover.proceed(self)
-            responses.pump(self)
-        out, self.out = self.out, []
-        return out
 
     def _early(self, frame: voice_agent.ClientMessage | bytes) -> None:
         """Something before Settings (C-030)."""
@@ -306,7 +377,7 @@ class Session(State, kw_only=True):
             case voice_agent.Settings():
                 phases.settings_again(self)
             case voice_agent.KeepAlive():
-                pass  # its coming is all it says
+                pass  # its coming is all it says (C-082)
             case _:
                 assert_never(message)
 
@@ -419,14 +490,14 @@ class Session(State, kw_only=True):
             case _:
                 assert_never(event)
 
-    def _unreadable(self, event: Unparsable) -> None:
+    def _unreadable(self, event: Unparsable, leg: Leg) -> None:
         self.note("warning", "unreadable_upstream_event", type=event.type, reason=event.reason)
         if event.bad_audio:
             self.bad_audio += 1  # C-227
         else:
             self.bad_frames += 1
         if max(self.bad_audio, self.bad_frames) >= UNREADABLE_IN_A_ROW:
-            rollover.unreadable(self)
+            rollover.unreadable(self, leg)
 
     def _formats_differ(self, session: realtime.Session) -> str | None:
         """The Error for an upstream with other audio formats than asked: audio of one is never
@@ -452,8 +523,7 @@ class Session(State, kw_only=True):
             case Timer.REDIAL:
                 rollover.redial(self)
             case Timer.TURN:
-                if self.turn is TurnPhase.WAITING:
-                    text.end_turn(self)  # C-206
+                text.end_turn(self)  # C-206
             case Timer.ITEM:
                 responses.item_unacknowledged(self)
             case Timer.REQUEST:

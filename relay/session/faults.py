@@ -7,7 +7,7 @@ words of a message (C-180, L-25).
 
 from relay import realtime
 from relay.session import responses, rollover, rounds, turns, updates
-from relay.session.state import Leg, LegPhase, Response, State
+from relay.session.state import Leg, LegPhase, Response, State, Want
 
 EXPIRED = "session_expired"
 INVISIBLE = (
@@ -41,11 +41,11 @@ def live(s: State, error: realtime.ErrorDetail) -> None:
     if error.kind == EXPIRED:
         rollover.expired(s)
     elif s.updating is not None and error.event_id == s.updating.event_id:
-        updates.refused(s, error)
-    elif s.requested is not None and _about_request(s, error):
-        responses.refused(s, error)
-    elif s.response is not None and _about_response(s.response, error):
-        responses.mistaken(s, error)
+        updates.refused(s, s.updating, error)
+    elif s.requested is not None and _about_request(s.requested, error):
+        responses.refused(s, s.requested, error)
+    elif s.response is not None and (asked := _asked_for(s.response, error)) is not None:
+        responses.mistaken(s, s.response, asked, error)
     elif error.event_id is not None and _about_ours(s, error, error.event_id):
         pass
     else:
@@ -61,15 +61,16 @@ def unknown_event(s: State, kind: str, size: int) -> None:
         s.note("warning", "unknown_upstream_event", type=kind[:100], size=size)
 
 
-def _about_request(s: State, error: realtime.ErrorDetail) -> bool:
+def _about_request(asked: Want, error: realtime.ErrorDetail) -> bool:
     if error.event_id is not None:
-        return s.requested is not None and error.event_id == s.requested.event_id
+        return error.event_id == asked.event_id
     return error.kind == "conversation_already_has_active_response"
 
 
-def _about_response(response: Response, error: realtime.ErrorDetail) -> bool:
+def _asked_for(response: Response, error: realtime.ErrorDetail) -> Want | None:
+    """What the response was taken to answer, if the error is about that."""
     asked = response.want
-    return asked is not None and error.event_id == asked.event_id
+    return asked if asked is not None and error.event_id == asked.event_id else None
 
 
 def _about_ours(s: State, error: realtime.ErrorDetail, event_id: str) -> bool:

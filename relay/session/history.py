@@ -16,23 +16,24 @@ def wrote(s: State, item: realtime.Item) -> None:
     _add(s, item)
 
 
-def spoke(s: State, item_id: str) -> None:
+def spoke(s: State, item_id: str) -> realtime.Item:
     """The user has said something; its text may come later (`transcribed`)."""
-    if _find(s, item_id) is None:
-        _add(s, realtime.Item(type="message", id=item_id, role="user"))
+    entry = _find(s, item_id)
+    if entry is None:
+        entry = realtime.Item(type="message", id=item_id, role="user")
+        _add(s, entry)
+    return entry
 
 
 def transcribed(s: State, item_id: str, content: str) -> None:
     """What the user has said."""
-    spoke(s, item_id)
-    entry = _find(s, item_id)
-    if entry is not None:
-        entry.content = [realtime.ContentPart(type="input_text", text=content)]
+    spoke(s, item_id).content = [realtime.ContentPart(type="input_text", text=content)]
+    s.revision += 1
 
 
 def answered(s: State, item_id: str, content: str) -> None:
-    """What the agent says. An item's first text counts."""
-    if _find(s, item_id) is None:
+    """What the agent says. An item's first text counts; a server may not name its items."""
+    if not item_id or _find(s, item_id) is None:
         part = realtime.ContentPart(type="output_text", text=content)
         _add(s, realtime.Item(type="message", id=item_id, role="assistant", content=[part]))
 
@@ -47,6 +48,7 @@ def heard(s: State, item_id: str, share: float) -> None:
     if len(kept) < len(content):
         kept = kept.rpartition(" ")[0] or kept
     entry.content = [realtime.ContentPart(type="output_text", text=kept)]
+    s.revision += 1
 
 
 def called(s: State, item: realtime.Item) -> None:
@@ -64,19 +66,8 @@ def called(s: State, item: realtime.Item) -> None:
 
 
 def replay(s: State) -> list[realtime.Item]:
-    """The items to tell a new upstream, oldest first, without ids: what says nothing is left out,
-    and so is a result whose call is gone."""
-    calls: set[str | None] = set()
-    items: list[realtime.Item] = []
-    for entry in s.log:
-        if entry.type == "message" and not text_of(entry):
-            continue
-        if entry.type == "function_call_output" and entry.call_id not in calls:
-            continue
-        if entry.type == "function_call":
-            calls.add(entry.call_id)
-        items.append(entry)
-    return items
+    """The items to tell a new upstream, oldest first: what says nothing is left out."""
+    return [entry for entry in s.log if entry.type != "message" or text_of(entry)]
 
 
 def text_of(item: realtime.Item) -> str:
@@ -87,20 +78,21 @@ def text_of(item: realtime.Item) -> str:
 
 def _add(s: State, item: realtime.Item) -> None:
     s.log.append(item)
+    s.revision += 1
     if len(s.log) > s.options.history_items or _chars(s.log) > s.options.history_chars:
         s.log = _bounded(s)
 
 
 def _bounded(s: State) -> list[realtime.Item]:
     """The newest part of the log that is within the bounds, begun at a user's turn, so that no call
-    is parted from its result; open calls stay whatever their age (C-243)."""
+    is parted from its result; open rounds stay whatever their age (C-243)."""
     open_calls = {call.id for round_ in s.rounds for call in round_.calls.values()}
     for at, entry in enumerate(s.log):
         rest = s.log[at:]
         if at == 0 or entry.role != "user" or _parts_a_call(s.log, at):
             continue
         if len(rest) <= s.options.history_items and _chars(rest) <= s.options.history_chars:
-            kept = [i for i in s.log[:at] if i.type == "function_call" and i.call_id in open_calls]
+            kept = [item for item in s.log[:at] if item.call_id in open_calls]
             return [*kept, *rest]
     return s.log
 

@@ -30,6 +30,16 @@ def welcome(s: State) -> None:
 
 def settings_came(s: State, message: voice_agent.Settings) -> None:
     """The client says what it wants: agree on a plan, and dial."""
+    if not agreed(s, message):
+        return
+    connect(s)
+    early, s.early = s.early, []
+    if early:
+        s.act(Redeliver(early))
+
+
+def agreed(s: State, message: voice_agent.Settings) -> bool:
+    """What the client wants is understood and can be had; else the session is over."""
     plan = settings.plan(
         message,
         s.mapping,
@@ -40,7 +50,7 @@ def settings_came(s: State, message: voice_agent.Settings) -> None:
     )
     if isinstance(plan, settings.Refusal):
         s.fail(plan.code, plan.description, 1000)
-        return
+        return False
     s.plan, s.dialect = plan, plan.dialect
     heard = plan.formats.upstream_input
     s.append_bytes = max(1, heard.nbytes(s.options.append_min_ms))
@@ -48,10 +58,21 @@ def settings_came(s: State, message: voice_agent.Settings) -> None:
     s.preroll_bytes = min(s.held_bytes, heard.nbytes(PREROLL_MS)) if s.options.rollover else 0
     if plan.ignored:
         s.note("info", "settings_ignored", paths=", ".join(plan.ignored))
+    return True
+
+
+def connect(s: State) -> None:
+    """The first attempt of a conversation that has not begun."""
     s.disarm(Timer.SETTINGS)
     s.arm(Timer.UPSTREAM_READY, s.options.upstream_ready_s)
     s.arm(Timer.CLIENT_IDLE, s.options.client_idle_s)
-    formats = plan.formats
+    set_formats(s)
+    _warm_or_dial(s, s.applied)
+
+
+def set_formats(s: State) -> None:
+    """Have ears and a mouth made for what was agreed."""
+    formats = s.applied.formats
     s.act(
         SetFormats(
             formats.client_input,
@@ -61,10 +82,6 @@ def settings_came(s: State, message: voice_agent.Settings) -> None:
             formats.wav_header,
         )
     )
-    _warm_or_dial(s, plan)
-    early, s.early = s.early, []
-    if early:
-        s.act(Redeliver(early))
 
 
 def settings_again(s: State) -> None:
@@ -104,6 +121,7 @@ def _dial(s: State, target: Target, plan: settings.Plan | None) -> None:
     s.legs += 1
     infers_ends = not s.upstreams[target.upstream].ends_responses
     s.next = Leg(number=s.legs, target=target, plan=plan, infers_ends=infers_ends)
+    s.disarm(Timer.REDIAL)
     s.arm(Timer.UPSTREAM_STEP, s.options.upstream_step_s)
     s.act(Dial(s.legs, target))
 
@@ -161,6 +179,7 @@ def configured(s: State, leg: Leg) -> None:
         history.wrote(s, ours)
     s.tell(voice_agent.SettingsApplied())
     s.settings_applied = True
+    s.revision += 1
     warnings, s.warnings = [*s.applied.warnings, *s.warnings], []
     for warning in warnings:
         s.tell(warning)  # C-210

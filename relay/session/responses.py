@@ -46,7 +46,7 @@ def placed(s: State, item: realtime.Item) -> None:
     """An item is in the conversation, told in whichever event came first (L-08, C-090): one of
     ours, or, from a server that renames items, what can only be our oldest (C-091)."""
     ours = next((sent for sent in s.unacknowledged if sent.id == item.id), None)
-    if ours is None and s.unacknowledged and item.id not in s.user_items:
+    if ours is None and s.unacknowledged and _is_strange(s, item.id or ""):
         oldest = s.unacknowledged[0]
         if _same(oldest, item):
             ours = oldest
@@ -54,6 +54,15 @@ def placed(s: State, item: realtime.Item) -> None:
     if ours is not None:
         s.unacknowledged.remove(ours)
         _acknowledged(s, ours.id or "")
+
+
+def _is_strange(s: State, item_id: str) -> bool:
+    """Neither an id of ours, for the item may be shown twice, nor one that the upstream has used
+    for the user's speech or the agent's."""
+    written = s.response.items if s.response is not None else {}
+    return not (
+        s.chose(item_id) or item_id in s.user_items or item_id in written or item_id in s.past_items
+    )
 
 
 def _same(sent: realtime.Item, shown: realtime.Item) -> bool:
@@ -97,19 +106,18 @@ def pump(s: State) -> None:
 def request_unanswered(s: State) -> None:
     """A response.create brought nothing: once more, then give it up."""
     asked, s.requested = s.requested, None
-    if asked is None:
-        return
+    assert asked is not None
     s.note("warning", "response_unanswered", reason=asked.reason.value)
     if not asked.asked_again:
         asked.asked_again = True
         s.wants.insert(0, asked)
 
 
-def refused(s: State, error: realtime.ErrorDetail) -> None:
+def refused(s: State, asked: Want, error: realtime.ErrorDetail) -> None:
     """Our response.create was answered with an error (4.3)."""
-    asked, s.requested = s.requested, None
+    s.requested = None
     s.disarm(Timer.REQUEST)
-    if asked is None or asked.dropped:
+    if asked.dropped:
         return
     if error.kind == "conversation_already_has_active_response":
         if s.response is None:  # one that we do not know of: ask again a little later
@@ -128,11 +136,10 @@ def refused(s: State, error: realtime.ErrorDetail) -> None:
         s.warn("THINK_REQUEST_FAILED", error.message)
 
 
-def mistaken(s: State, error: realtime.ErrorDetail) -> None:
+def mistaken(s: State, response: Response, asked: Want, error: realtime.ErrorDetail) -> None:
     """The live response, which bore no metadata, was not the one we asked for after all."""
-    if s.response is not None:
-        s.requested, s.response.want = s.response.want, None
-        refused(s, error)
+    response.want = None
+    refused(s, asked, error)
 
 
 def retry(s: State) -> None:
@@ -155,9 +162,9 @@ def created(s: State, event: realtime.ResponseCreated, leg: Leg) -> None:
 
 def slow(s: State) -> None:
     """The live response brings nothing."""
-    if s.response is not None:
-        waited = round(s.now - s.response.created_at)
-        s.warn("SLOW_THINK_REQUEST", f"No output for {waited} s; still waiting.")
+    assert s.response is not None
+    waited = round(s.now - s.response.created_at)
+    s.warn("SLOW_THINK_REQUEST", f"No output for {waited} s; still waiting.")
     s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
 
 
@@ -301,9 +308,7 @@ def done(s: State, event: realtime.ResponseDone) -> None:
     response = s.response
     if response is None or event.response.id not in ("", response.id):
         return
-    s.response = None
-    _remember(s, response)
-    s.disarm(Timer.SLOW_THINK, Timer.CANCELLED, Timer.INFERRED_END)
+    _retire(s, response)
     audio_done(s, response)
     status = event.response.status
     if response.interrupted or status == "cancelled":
@@ -315,13 +320,14 @@ def done(s: State, event: realtime.ResponseDone) -> None:
     rounds.response_over(
         s, response.id, cancelled=response.interrupted or status in ("cancelled", "failed")
     )
+    s.revision += 1
 
 
 def inferred_end(s: State) -> None:
     """Everything the response began is done, and nothing more came: it is over (C-230)."""
-    if s.response is not None:
-        outcome = realtime.Response(id=s.response.id, status="completed")
-        done(s, realtime.ResponseDone(response=outcome))
+    assert s.response is not None
+    outcome = realtime.Response(id=s.response.id, status="completed")
+    done(s, realtime.ResponseDone(response=outcome))
 
 
 def interrupt(s: State) -> None:
@@ -340,8 +346,7 @@ def abandon(s: State, response: Response) -> None:
     """Nothing more comes of it: its upstream is gone, or writes another. What was sent of it will
     be heard, so it was said."""
     audio_done(s, response)
-    s.response = None
-    _remember(s, response)
+    _retire(s, response)
     if not response.interrupted and response.first_audio_at is not None:
         _say_heard(s, response, will_be=True)
         _say_done(s, spoke=True)
@@ -350,11 +355,11 @@ def abandon(s: State, response: Response) -> None:
 
 def give_up_cancelled(s: State) -> None:
     """A response that we cancelled does not end; go on without it."""
-    if s.response is not None and s.response.interrupted:
-        s.note("warning", "cancelled_response_did_not_end")
-        _remember(s, s.response)
-        rounds.response_over(s, s.response.id, cancelled=True)
-        s.response = None
+    response = s.response
+    assert response is not None
+    s.note("warning", "cancelled_response_did_not_end")
+    _retire(s, response)
+    rounds.response_over(s, response.id, cancelled=True)
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -374,6 +379,7 @@ def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
     if asked is not None and asked.dropped:
         s.response.interrupted = True
         s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl", leg), response_id=begun.id))
+        s.arm(Timer.CANCELLED, s.options.cancel_wait_s)
         return
     if not s.response.verbatim:
         _takes_the_turn(s, s.response)
@@ -382,7 +388,10 @@ def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
         s.arm(Timer.SLOW_THINK, s.options.slow_think_s)
 
 
-def _remember(s: State, ended: Response) -> None:
+def _retire(s: State, ended: Response) -> None:
+    """It is not the live one any more; latecomers are known by its ids."""
+    s.response = None
+    s.disarm(Timer.SLOW_THINK, Timer.CANCELLED, Timer.INFERRED_END)
     s.past_items = [*s.past_items, *filter(None, ended.items)][-4 * REMEMBERED :]
     if ended.id:
         s.ended = [*s.ended, ended.id][-REMEMBERED:]
@@ -573,8 +582,8 @@ def _in_order(response: Response) -> list[tuple[str, AgentItem]]:
 
 def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
     """Completed, or cut short by a limit: the turn finishes either way (C-148)."""
-    if s.live is not None:
-        s.live.proved = True
+    assert s.live is not None
+    s.live.proved = True
     for item in outcome.output or []:
         if item.type == "message" and item.id:
             ours = _item(response, item.id, len(response.items))

@@ -6,8 +6,8 @@ change (the upstream's session grows old, another model, another voice) leaves t
 service until the new one stands by and the conversation pauses.
 """
 
-from relay import realtime, settings
-from relay.session import history, phases, responses, text, updates
+from relay import realtime, settings, voice_agent
+from relay.session import history, phases, responses, rounds, text, updates
 from relay.session.actions import AudioToUpstream, Hangup
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import (
@@ -65,15 +65,14 @@ def leg_gone(s: State, number: int, gone: UpstreamGone) -> None:
 
 def step_timed_out(s: State) -> None:
     """One step of an attempt took too long: hang up, try again."""
-    if s.next is not None:
-        _hang_up(s, s.next, f"{s.next.phase.value} too long")
+    assert s.next is not None
+    _hang_up(s, s.next, f"{s.next.phase.value} too long")
 
 
-def unreadable(s: State) -> None:
+def unreadable(s: State, leg: Leg) -> None:
     """An upstream that talks nonsense is a lost one (3.4.1)."""
-    leg = s.live or s.next
-    if leg is not None:
-        _hang_up(s, leg, "unreadable events")
+    s.bad_audio = s.bad_frames = 0
+    _hang_up(s, leg, "unreadable events")
 
 
 def expired(s: State) -> None:
@@ -88,21 +87,21 @@ def prepare(s: State) -> None:
     """The live leg's session will end before long: have another one ready."""
     if s.next is None and s.live is not None:
         phases.start_over(s)
-        phases.dial(s, s.applied)
+        phases.dial(s, _wanted(s))
 
 
 def overdue(s: State) -> None:
     """The live leg's session is about to end: switch whatever is going on (C-185)."""
-    if s.live is not None:
-        if s.next is not None and s.next.phase is LegPhase.STANDBY:
-            _switch(s, s.next)
-        else:
-            _hang_up(s, s.live, "session about to end")
+    assert s.live is not None
+    if s.next is not None and s.next.phase is LegPhase.STANDBY:
+        _switch(s, s.next)
+    else:
+        _hang_up(s, s.live, "session about to end")
 
 
 def redial(s: State) -> None:
     """The pause after a failed attempt is over."""
-    phases.dial(s, s.changing.change.plan if s.changing else s.applied)
+    phases.dial(s, _wanted(s))
 
 
 def proceed(s: State) -> None:
@@ -185,7 +184,7 @@ def _fold(s: State, leg: Leg) -> None:
 def _prepare_wanted(s: State) -> None:
     """Dial for a change that needs a new leg (C-073, C-075), and anew if what is being prepared is
     not what is wanted any more."""
-    wanted = s.changing.change.plan if s.changing else s.applied
+    wanted = _wanted(s)
     if s.next is not None and s.next.plan != wanted:
         s.act(Hangup(s.next.number))
         s.next = None
@@ -194,6 +193,11 @@ def _prepare_wanted(s: State) -> None:
     elif s.changing is not None and s.next is None and Timer.REDIAL not in s.deadlines:
         phases.start_over(s)
         phases.dial(s, wanted)
+
+
+def _wanted(s: State) -> settings.Plan:
+    """What the next leg is to be configured with."""
+    return s.changing.change.plan if s.changing else s.applied
 
 
 def _is_idle(s: State) -> bool:
@@ -213,23 +217,45 @@ def _switch(s: State, leg: Leg) -> None:
     s.note("info", "upstream_switched", leg=leg.number, items=len(items))
     for item in items:
         s.place(phases.identified(item, s.new_id("ctx")))
-    for folded in leg.folded:
-        updates.acknowledge(s, folded)
+    if s.returned:
+        _catch_up(s)
     if s.changing is not None:
         changing, s.changing = s.changing, None
         updates.acknowledge(s, changing)
+    for folded in leg.folded:
+        updates.acknowledge(s, folded)
     if s.kept:
         s.act(AudioToUpstream(leg.number, b"".join(s.kept)))
         s.uncommitted_bytes = s.kept_bytes
 
 
+def _catch_up(s: State) -> None:
+    """The client is back, and the conversation can go on: what it has missed, and what is asked of
+    it still (C-257, C-258)."""
+    s.returned = False
+    if s.settings_pending:
+        s.settings_pending = False
+        s.tell(voice_agent.SettingsApplied())
+        warnings, s.warnings = s.warnings, []
+        for warning in warnings:
+            s.tell(warning)
+    text.release(s)
+    rounds.announce_again(s)
+
+
 def _leave(s: State) -> Leg | None:
-    """Nothing goes to the live leg any more, and nothing comes from it. What it owed becomes a
-    want; what it was told stays in the history. Returns the leg, if there was one."""
-    if s.live is None:
-        return None
+    """Nothing goes to the live leg any more, and nothing comes from it. Returns the leg, if there
+    was one."""
     leg, s.live = s.live, None
-    again = _owed(s)
+    if leg is not None:
+        settle(s, continues=s.options.continue_after_loss)
+    return leg
+
+
+def settle(s: State, *, continues: bool) -> None:
+    """What a leg that is gone owed becomes a want; what it was told stays in the history.
+    `continues`: an answer that was cut off may go on."""
+    again = _owed(s, continues=continues)
     if s.response is not None:
         responses.abandon(s, s.response)
     s.requested = s.retrying = None
@@ -266,33 +292,35 @@ def _leave(s: State) -> Leg | None:
         Timer.SWITCH,
         Timer.PLAYED,
     )
-    return leg
 
 
-def _owed(s: State) -> Want | None:
+def _owed(s: State, *, continues: bool) -> Want | None:
     """The response that the next leg is to be asked for first, if any (C-245)."""
     waiting = s.requested or s.retrying
     if waiting is not None:
         return None if waiting.dropped else waiting
     if s.response is not None and not s.response.interrupted:
-        return _rest_of(s, s.response)
+        return _rest_of(s, s.response, continues=continues)
     if s.turn is TurnPhase.WAITING and s.applied.create_response:
         return _question(s)
     return None
 
 
-def _rest_of(s: State, response: Response) -> Want | None:
+def _rest_of(s: State, response: Response, *, continues: bool) -> Want | None:
     """A response was cut off: again if nothing of it was heard, else from where it ended. A recital
     is not taken up in the middle, and an open call is an answer."""
     if any(round_.response == response.id for round_ in s.rounds):
         return None
     if response.first_audio_at is None:
         asked = response.want
-        if asked is None or asked.taken_along:
+        if asked is None or (asked.taken_along and not asked.verbatim):
             return _question(s)
+        if asked.taken_along:
+            s.warn("SPEAK_REQUEST_FAILED", "The text was lost with the connection.")
+            return None
         asked.taken_along = True
         return asked
-    if response.verbatim or not s.options.continue_after_loss:
+    if response.verbatim or not continues:
         return None
     return Want(reason=Reason.CONTINUE, serial=s.number(), since=s.now)
 

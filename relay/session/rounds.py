@@ -130,6 +130,14 @@ def output_refused(s: State, item: str, description: str | None) -> None:
     s.warn("THINK_REQUEST_FAILED", f"A function result was refused: {description}")
 
 
+def announce_again(s: State) -> None:
+    """The client is back; perhaps it does not know any more what it was asked (C-258)."""
+    for round_ in s.rounds:
+        for call in round_.calls.values():
+            if call.announced and call.output is None and not call.server_side:
+                _request(s, [call])
+
+
 def close_finished(s: State) -> None:
     """End every round that is complete, and want the response that uses its outputs (C-165)."""
     for round_ in [r for r in s.rounds if r.final]:
@@ -160,6 +168,12 @@ def _announce(s: State, calls: list[Call]) -> None:
             s.act(CallEndpoint(call.id, call.name, call.arguments, call.endpoint))
         elif s.options.call_timeout_s > 0:
             call.expires_at = s.now + s.options.call_timeout_s
+    _request(s, calls)
+    _arm(s)
+    s.revision += 1
+
+
+def _request(s: State, calls: list[Call]) -> None:
     s.tell(
         voice_agent.FunctionCallRequest(
             functions=[
@@ -173,7 +187,6 @@ def _announce(s: State, calls: list[Call]) -> None:
             ]
         )
     )
-    _arm(s)
 
 
 def _reject(s: State, call: Call, reason: str) -> None:
@@ -297,4 +310,4 @@ def _arm(s: State) -> None:
     if math.isinf(due):
         s.disarm(Timer.CALLS)
     else:
-        s.deadlines[Timer.CALLS] = due
+        s.arm_at(Timer.CALLS, due)

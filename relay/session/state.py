@@ -8,6 +8,7 @@ in another after one field has changed.
 
 import enum
 import math
+import re
 from typing import Literal
 
 import msgspec
@@ -26,6 +27,8 @@ REMEMBERED = 32
 
 UNACKNOWLEDGED = 64
 """How many items may wait to be shown by an upstream that may never do it."""
+
+_OURS = re.compile(r"u\d+_[a-z]+_\d+")
 
 
 class Phase(enum.Enum):
@@ -141,8 +144,7 @@ class Leg(msgspec.Struct, kw_only=True):
     @property
     def agreed(self) -> Plan:
         """The plan, where there must be one."""
-        if self.plan is None:
-            raise RuntimeError("no Settings yet")
+        assert self.plan is not None
         return self.plan
 
 
@@ -326,20 +328,18 @@ class Updating(msgspec.Struct, kw_only=True):
     event_id: str = ""
 
 
-class State(msgspec.Struct, kw_only=True):
-    """The conversation. Grouped by the machine that owns the fields."""
+class Kept(msgspec.Struct, kw_only=True):
+    """The conversation, without what the daemon was configured with. Grouped by the machine that
+    owns the fields."""
 
-    options: SessionOptions
-    mapping: MappingOptions
     admission: Admission
-    upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),)
-    """What is known of the configured upstreams, in order of preference."""
+    """The connection it is held on."""
 
-    # Time and the way out
+    # Time
     origin: float = 0.0
     now: float = 0.0
-    out: list[Action] = []
-    """Actions of the call under way; empty between calls."""
+    began_wall: float = 0.0
+    """Unix time of the first connection."""
     deadlines: dict[Timer, float] = {}
     serial: int = 0
     closed: bool = False
@@ -351,6 +351,10 @@ class State(msgspec.Struct, kw_only=True):
     """Frames before Settings; audio still in the client's format."""
     settings_applied: bool = False
     """The client was told so."""
+    settings_pending: bool = False
+    """It has sent Settings again, on a later connection, and was not told so there."""
+    returned: bool = False
+    """It is back on another connection, and what it has missed waits for a live leg."""
     warnings: list[voice_agent.Warning] = []
     """For the client, as soon as it was told that."""
     append_bytes: int = 0
@@ -418,6 +422,8 @@ class State(msgspec.Struct, kw_only=True):
     # history
     log: list[realtime.Item] = []
     """What was said and done, oldest first."""
+    revision: int = 0
+    """Rises when something has happened that a crash should not undo."""
     asked_again: str = ""
     """The user's item that was asked again after a loss; once is enough."""
 
@@ -439,6 +445,17 @@ class State(msgspec.Struct, kw_only=True):
     unknown: dict[str, int] = {}
     """Unknown upstream event types, counted."""
 
+
+class State(Kept, kw_only=True):
+    """The conversation, what it is held by, and the way out."""
+
+    options: SessionOptions
+    mapping: MappingOptions
+    upstreams: tuple[UpstreamTraits, ...] = (UpstreamTraits(),)
+    """What is known of the configured upstreams, in order of preference."""
+    out: list[Action] = []
+    """Actions of the call under way; empty between calls."""
+
     # -- derived ----------------------------------------------------------------------------------
 
     @property
@@ -456,8 +473,7 @@ class State(msgspec.Struct, kw_only=True):
     @property
     def applied(self) -> Plan:
         """The plan, where there must be one."""
-        if self.plan is None:
-            raise RuntimeError("no Settings yet")
+        assert self.plan is not None
         return self.plan
 
     @property
@@ -504,7 +520,7 @@ class State(msgspec.Struct, kw_only=True):
     def warn(self, code: str, description: str | None) -> None:
         """Post a Warning; before SettingsApplied it waits for that (C-262, L-71)."""
         warning = voice_agent.Warning(code=code, description=description or code)  # C-176
-        if not self.settings_applied:
+        if not self.settings_applied or self.settings_pending:
             self.warnings.append(warning)
         else:
             self.tell(warning)
@@ -525,6 +541,10 @@ class State(msgspec.Struct, kw_only=True):
         of = leg or self.live
         return f"u{of.number if of else 0}_{kind}_{self.number()}"
 
+    def chose(self, an_id: str) -> bool:
+        """Whether an id is one of `new_id`'s, be it long ago."""
+        return _OURS.fullmatch(an_id) is not None
+
     def number(self) -> int:
         """The next of the conversation's serial numbers."""
         self.serial += 1
@@ -532,8 +552,12 @@ class State(msgspec.Struct, kw_only=True):
 
     def arm(self, timer: Timer, after: float) -> None:
         """Have `timer` fall due `after` seconds from now, whatever it was set to."""
+        self.arm_at(timer, self.now + after)
+
+    def arm_at(self, timer: Timer, due: float) -> None:
+        """The same, at a time on the session's clock."""
         if not self.closed:
-            self.deadlines[timer] = self.now + after
+            self.deadlines[timer] = due
 
     def disarm(self, *timers: Timer) -> None:
         for timer in timers:

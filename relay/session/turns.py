@@ -279,10 +279,10 @@ def _silence(s: State, leg: Leg, *, flush: bool) -> None:
 
 def _cut_speech(s: State) -> None:
     """An injected message takes the floor (3.3.1, C-101)."""
-    if s.live is not None:
-        _silence(s, s.live, flush=False)
-        if s.options.interrupt_flush == "user_started_speaking":
-            s.tell(voice_agent.UserStartedSpeaking())
+    assert s.live is not None
+    _silence(s, s.live, flush=False)
+    if s.options.interrupt_flush == "user_started_speaking":
+        s.tell(voice_agent.UserStartedSpeaking())
 
 
 def _forget_recitals(s: State) -> None:

@@ -60,12 +60,10 @@ def accepted(s: State) -> None:
         acknowledge(s, updating)
 
 
-def refused(s: State, error: realtime.ErrorDetail) -> None:
+def refused(s: State, updating: Updating, error: realtime.ErrorDetail) -> None:
     """The upstream refused the update under way: the old configuration stays (C-076, C-078)."""
-    updating, s.updating = s.updating, None
+    s.updating = None
     s.disarm(Timer.UPDATE)
-    if updating is None:
-        return
     if error.kind == "cannot_update_voice":
         _needs_new_leg(s, updating)
     else:
@@ -75,8 +73,8 @@ def refused(s: State, error: realtime.ErrorDetail) -> None:
 def unanswered(s: State) -> None:
     """No session.updated, no error: the requests behind it must not wait for ever."""
     updating, s.updating = s.updating, None
-    if updating is not None:
-        _refuse(s, updating.message, "the upstream did not answer")
+    assert updating is not None
+    _refuse(s, updating.message, "the upstream did not answer")
 
 
 def give_up_change(s: State) -> None:
@@ -89,6 +87,7 @@ def give_up_change(s: State) -> None:
 def acknowledge(s: State, updating: Updating) -> None:
     """The update is in force."""
     s.plan = updating.change.plan
+    s.revision += 1
     for warning in updating.change.warnings:
         s.tell(warning)
     s.tell(_ack(updating.message))

@@ -31,8 +31,9 @@ class Formats(msgspec.Struct, frozen=True):
     """Start each utterance with a WAV header."""
 
 
-def formats(audio: voice_agent.Audio, *, wav_header: bool) -> Formats:
-    """Raises `Unusable` for what cannot be decoded or encoded (C-063, C-064)."""
+def formats(audio: voice_agent.Audio, *, g711: bool, wav_header: bool) -> Formats:
+    """`g711`: whether the upstream can be asked for it. Raises `Unusable` for what cannot be read
+    or written (C-063, C-064)."""
     heard, spoken = audio.input, audio.output
     client_input = client_output = PCM24K  # C-065
     container = "none"
@@ -47,8 +48,8 @@ def formats(audio: voice_agent.Audio, *, wav_header: bool) -> Formats:
         raise Unusable("audio.output.container", f"supported are {', '.join(CONTAINERS)}")
     return Formats(
         client_input=client_input,
-        upstream_input=_nearest(client_input),
-        upstream_output=_nearest(client_output),
+        upstream_input=_nearest(client_input) if g711 else PCM24K,
+        upstream_output=_nearest(client_output) if g711 else PCM24K,
         client_output=client_output,
         wav_header=wav_header and container == "wav",
     )

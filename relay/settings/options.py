@@ -80,6 +80,9 @@ class MappingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     and so no ConversationText for what the user says."""
     transcription_models: dict[str, str] = {}
     """Listen model -> transcription model; comes before every other rule."""
+    g711: bool = True
+    """The upstream speaks G.711 where the client does. False: it is always asked for PCM, because
+    some servers confirm G.711 and send PCM all the same."""
     turns: TurnOptions = TurnOptions()
 
     agents: dict[str, voice_agent.Agent] = {}

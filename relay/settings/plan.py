@@ -222,7 +222,7 @@ def _plan(
     who = dialect.shown(agent, thinking, path)
     past = context.messages(agent)
     items = context.items(past or [], findings)
-    formats = audio.formats(message.audio, wav_header=wav_header)
+    formats = audio.formats(message.audio, g711=options.g711, wav_header=wav_header)
     voice = speak.speak(_first(agent.speak, "speak", findings), options, findings)
     if agent.session_audio_output is not None:
         voice = speak.overridden(voice, agent.session_audio_output, findings)

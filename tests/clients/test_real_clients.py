@@ -95,7 +95,7 @@ def test_it_is_welcomed_once_and_its_settings_are_applied_once(run: Run) -> None
     assert run.sent.count("session.update") == 1
 
 
-@pytest.mark.conformance("C-087", "C-088", "C-090", "C-127", "C-128", "C-136", "C-143")
+@pytest.mark.conformance("C-087", "C-088", "C-090", "C-127", "C-128", "C-136", "C-143", "C-200")
 def test_a_text_is_answered_in_voice_and_text(run: Run) -> None:
     assert run.types(Scene.TEXT) == [
         "ConversationText",

@@ -1,0 +1,160 @@
+"""What a new upstream is told of the conversation, and what is dropped of it for its bounds."""
+
+from typing import Any
+
+import pytest
+
+from tests.expected import Wire
+from tests.playbook import Playbook
+from tests.scenes import (
+    answer,
+    answering,
+    assistant,
+    calls,
+    cancelled,
+    created,
+    ready,
+    reply,
+    request,
+    response_created,
+    response_done,
+    settings,
+    speech,
+    speech_started,
+    transcribed,
+    types,
+    untranscribed,
+    user,
+    warning,
+)
+
+FUNCTIONS = settings(functions=("f",))
+
+
+def turn(book: Playbook, n: int, text: str = "") -> Playbook:
+    """The user asks in writing, the agent answers."""
+    resp, said = f"resp_t{n}", text or f"Answer {n}"
+    book.client(types(f"Question {n}")).to_client(user(f"Question {n}"))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    book.begins(resp).to_client("AgentThinking")
+    book.upstream(*reply(resp, f"item_t{n}", said)[1:]).to_client("AgentStartedSpeaking")
+    book.audio_to_client().to_client(assistant(said))
+    return book.to_client("AgentAudioDone", "LatencyReport")
+
+
+def told(book: Playbook) -> list[str]:
+    """What the next upstream is told, in short, after the live one is lost."""
+    before = book.leg()
+    book.upstream_gone().to_client(warning("THINK_REQUEST_FAILED")).dials().upstream_opens()
+    book.upstream(created()).to_upstream("session.update").updated()
+    book.unlisted = []
+    return [short(event["item"]) for event in book.sent[before + 1] if "item" in event]
+
+
+def short(item: Wire) -> str:
+    match item["type"]:
+        case "message":
+            return "".join(part["text"] for part in item["content"])
+        case "function_call":
+            return f"{item['name']}({item['arguments']})"
+        case kind:
+            return f"{kind}: {item['output']}"
+
+
+@pytest.mark.conformance("C-186")
+def test_all_that_was_said_is_told_in_order() -> None:
+    book = turn(turn(ready(), 1), 2)
+    assert told(book) == ["Question 1", "Answer 1", "Question 2", "Answer 2"]
+
+
+@pytest.mark.conformance("C-186", "C-125")
+def test_what_the_user_said_without_words_is_left_out() -> None:
+    """It was spoken, and never transcribed."""
+    book = turn(ready(), 1).passes(1).upstream(*speech(), untranscribed("item_u1"))
+    book.to_client("UserStartedSpeaking").passes(11)
+    assert told(book) == ["Question 1", "Answer 1"]
+
+
+@pytest.mark.conformance("C-186", "C-121")
+def test_a_spoken_turn_has_its_place_before_its_words_are_known() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking")
+    book.upstream(*reply()).to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    book.upstream(transcribed("item_u1", "Hi."))
+    book.to_client(user("Hi."), assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    assert told(book) == ["Hi.", "Hello."]
+
+
+@pytest.mark.parametrize(
+    ("bound", "kept"),
+    [
+        ({"history_items": 4}, ["Question 2", "Answer 2", "Question 3", "Answer 3"]),
+        ({"history_items": 5}, ["Question 2", "Answer 2", "Question 3", "Answer 3"]),
+        ({"history_chars": 36}, ["Question 2", "Answer 2", "Question 3", "Answer 3"]),
+        ({"history_chars": 35}, ["Question 3", "Answer 3"]),
+    ],
+)
+@pytest.mark.conformance("C-243")
+def test_the_newest_turns_within_the_bounds_are_told(bound: Any, kept: list[str]) -> None:
+    book = ready(**bound)
+    for n in (1, 2, 3):
+        turn(book, n)
+    assert told(book) == kept
+
+
+@pytest.mark.conformance("C-243")
+def test_one_turn_that_is_too_long_is_told_whole() -> None:
+    book = turn(turn(ready(history_chars=20), 1), 2, "A very long answer, longer than the bound.")
+    assert told(book) == ["Question 2", "A very long answer, longer than the bound."]
+
+
+@pytest.mark.conformance("C-243", "C-244")
+def test_a_cut_never_parts_a_call_from_its_result() -> None:
+    """The user goes on talking while a function is busy."""
+    book = turn(ready(FUNCTIONS, history_items=4), 1)
+    book.upstream(response_created(), *calls("resp_1", "call_1", arguments='{"a":1}'))
+    book.to_client("AgentThinking", request("call_1", "f", '{"a":1}')).upstream(response_done())
+    turn(book, 2)
+    book.client(answer("call_1")).to_upstream("conversation.item.create", "response.create")
+    book.begins("resp_9").to_client("AgentThinking")
+    book.upstream(response_done("resp_9")).to_client("LatencyReport")
+    assert told(book) == ['f({"a":1})', "Question 2", "Answer 2", "function_call_output: 42"]
+
+
+@pytest.mark.conformance("C-243", "C-244")
+def test_an_open_round_is_told_whatever_its_age_with_the_results_it_has() -> None:
+    book = turn(ready(FUNCTIONS, history_items=4), 1).upstream(response_created())
+    book.to_client("AgentThinking")
+    for n, call in enumerate(("call_1", "call_2")):
+        book.upstream(*calls("resp_1", call, arguments=f"[{n}]", index=n))
+        book.to_client(request(call, "f", f"[{n}]"))
+    book.upstream(response_done()).client(answer("call_1")).to_upstream("conversation.item.create")
+    turn(turn(turn(book, 2), 3), 4)
+    calls_told = ["f([0])", "f([1])", "function_call_output: 42"]
+    assert told(book) == [*calls_told, "Question 3", "Answer 3", "Question 4", "Answer 4"]
+
+
+@pytest.mark.parametrize(
+    ("after_s", "text"),
+    [(0.0, ""), (0.52, "One two"), (1.0, "One two three four.")],
+)
+@pytest.mark.conformance("C-246", "C-156")
+def test_of_an_answer_that_was_cut_whole_words_are_told(after_s: float, text: str) -> None:
+    book = answering("One two three four.").passes(after_s).upstream(speech_started("item_u2"))
+    book.unlisted = []
+    book.upstream(cancelled())
+    assert told(book) == ["Hi.", *([text] if text else [])]
+
+
+@pytest.mark.conformance("C-246")
+def test_an_answer_of_one_long_word_is_cut_in_it() -> None:
+    book = answering("Donaudampfschifffahrt").passes(0.5).upstream(speech_started("item_u2"))
+    book.unlisted = []
+    assert told(book.upstream(cancelled())) == ["Hi.", "Donaudampf"]
+
+
+def test_an_item_is_told_with_an_id_of_the_new_leg() -> None:
+    book = turn(ready(), 1)
+    told(book)
+    ids = [event["item"]["id"] for event in book.sent[2] if "item" in event]
+    assert all(name.startswith("u2_ctx_") for name in ids)
+    assert len(set(ids)) == 2

@@ -1,0 +1,253 @@
+"""Upstreams that come and go in the middle of something, one event at a time (the rest is in
+test_rollover)."""
+
+from typing import Any
+
+import pytest
+
+from relay.session.facts import Loss
+from tests.expected import Captured, like
+from tests.playbook import WALL, Playbook
+from tests.scenes import (
+    answer,
+    answering,
+    calls,
+    configuring,
+    created,
+    error,
+    failure,
+    opened,
+    pcm,
+    ready,
+    request,
+    response_created,
+    response_done,
+    settings,
+    speech,
+    speech_started,
+    transcribed,
+    types,
+    user,
+    voice,
+    warning,
+)
+
+LOST = warning("THINK_REQUEST_FAILED")
+MODEL: dict[str, Any] = {"provider": {"type": "open_ai", "model": "gpt-realtime-mini"}}
+
+
+def prompt(text: str) -> Any:
+    return like("UpdatePrompt", prompt=text)
+
+
+def think(**of: Any) -> Any:
+    return like("UpdateThink", think=MODEL | of)
+
+
+def lasting(seconds: int, **opening: Any) -> Playbook:
+    """Ready, on an upstream whose session lasts so long; the client does not go idle."""
+    book = opened(client_idle_s=9000.0, **opening).client(settings()).formats().dials()
+    book.upstream_opens().upstream(created(int(WALL) + seconds)).to_upstream("session.update")
+    return book.updated().to_client("SettingsApplied")
+
+
+def configured(book: Playbook, leg: int) -> Playbook:
+    """The leg is opened and takes our configuration."""
+    book.upstream_opens(leg).upstream(created(), leg=leg).to_upstream("session.update", leg=leg)
+    return book.updated(leg=leg)
+
+
+def asked(book: Playbook, leg: int = 1) -> Playbook:
+    """The user wrote something, and its answer has begun."""
+    book.client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create", leg=leg).acks(leg=leg)
+    book.to_upstream("response.create", leg=leg).begins("resp_1", leg=leg)
+    return book.to_client("AgentThinking")
+
+
+# The upstream's session grows old.
+
+
+@pytest.mark.conformance("C-185")
+def test_at_an_idle_point_the_prepared_upstream_takes_over_in_silence() -> None:
+    book = lasting(300).passes(179).nothing().passes(2).dials()
+    configured(book, 2).hangs_up(1).passes(100).nothing()
+
+
+@pytest.mark.conformance("C-185")
+def test_a_conversation_that_does_not_pause_is_switched_before_the_session_ends() -> None:
+    book = asked(lasting(300, slow_think_s=0.0).passes(180).dials())
+    configured(book, 2).passes(109).nothing().passes(2).hangs_up(1)
+    book.to_upstream("conversation.item.create", "response.create", leg=2)
+
+
+@pytest.mark.conformance("C-185")
+def test_without_a_prepared_upstream_the_end_of_the_session_is_a_loss() -> None:
+    book = lasting(300).passes(180).dials().passes(10).hangs_up(2)
+    for leg in (3, 4):
+        book.passes(2).dials().upstream_gone(Loss.UNREACHABLE, leg=leg)
+    book.passes(80).nothing()
+    book.passes(20).hangs_up(1).to_client(LOST).dials()
+    configured(book, 5).passes(1).nothing()
+
+
+@pytest.mark.conformance("C-185", "C-241")
+def test_what_is_prepared_is_dropped_when_it_is_not_wanted_any_more() -> None:
+    book = lasting(300).passes(180).dials().client(prompt("Be kind.")).to_upstream("session.update")
+    book.updated(leg=1).to_client("PromptUpdated").hangs_up(2).dials()
+    configured(book, 3).hangs_up(1)
+    assert book.sent[3][0]["session"]["instructions"] == "Be brief.\n\nBe kind."
+
+
+@pytest.mark.conformance("C-185", "C-241")
+def test_an_upstream_that_is_being_prepared_for_a_change_serves_for_age_too() -> None:
+    book = lasting(300).passes(175).client(think()).dials(model="gpt-realtime-mini")
+    book.passes(8).nothing()
+    configured(book, 2).hangs_up(1).to_client("ThinkUpdated").passes(100).nothing()
+
+
+@pytest.mark.conformance("C-185", "C-241")
+def test_a_change_that_is_tried_again_when_age_comes_is_dialled_once() -> None:
+    book = lasting(300).passes(179.8).client(think()).dials().upstream_gone(Loss.UNREACHABLE, leg=2)
+    book.passes(0.3).dials(model="gpt-realtime-mini").passes(5).nothing()
+    configured(book, 3).hangs_up(1).to_client("ThinkUpdated")
+
+
+# The upstream is lost.
+
+
+@pytest.mark.conformance("C-184")
+def test_without_rollover_an_expired_session_is_the_end() -> None:
+    book = ready(rollover=False).upstream(failure("session_expired"))
+    book.to_client(error("MAXIMUM_SESSION_LENGTH_REACHED")).closes(1000)
+
+
+@pytest.mark.conformance("C-184")
+def test_with_rollover_an_expired_session_is_followed_by_another() -> None:
+    ready().upstream(failure("session_expired")).hangs_up(1).to_client(LOST).dials()
+
+
+@pytest.mark.conformance("C-188")
+def test_a_prepared_upstream_takes_over_from_a_lost_one_at_once() -> None:
+    book = asked(ready()).client(think()).dials()
+    configured(book, 2).nothing().upstream_gone(leg=1).to_client(LOST, "ThinkUpdated")
+    book.to_upstream("conversation.item.create", "response.create")
+
+
+@pytest.mark.conformance("C-188", "C-080")
+def test_an_upstream_that_is_being_prepared_takes_over_from_a_lost_one_when_it_is_ready() -> None:
+    """With what was asked for in the meantime, and the acks in the order of the requests."""
+    book = asked(ready()).client(think(prompt="New.")).dials().client(prompt("Be kind."))
+    book.upstream_gone(leg=1).to_client(LOST)
+    configured(book, 2).to_client("ThinkUpdated", "PromptUpdated")
+    book.to_upstream("conversation.item.create", "response.create")
+    assert book.sent[2][0]["session"]["instructions"] == "New.\n\nBe kind."
+    book.client(prompt("Be wise."))
+    wise = {"instructions": "New.\n\nBe kind.\n\nBe wise."}
+    book.to_upstream(like("session.update", session=wise)).updated().to_client("PromptUpdated")
+
+
+@pytest.mark.conformance("C-188", "C-024")
+def test_a_refusal_for_good_while_rebuilding_is_the_end() -> None:
+    book = ready().upstream_gone().to_client(LOST).dials()
+    book.upstream_gone(Loss.REFUSED, status=401).to_client(error("FAILED_TO_THINK")).closes(1000)
+
+
+@pytest.mark.conformance("C-080", "C-078")
+def test_an_update_that_cannot_be_is_refused_while_rebuilding_too() -> None:
+    book = ready().upstream_gone().to_client(LOST).dials()
+    bad = [{"name": "no spaces allowed"}]
+    book.client(think(functions=bad), prompt("Be kind.")).upstream_opens().upstream(created())
+    book.to_client(warning("THINK_REQUEST_FAILED")).to_upstream("session.update")
+    book.updated().to_client("PromptUpdated")
+
+
+@pytest.mark.conformance("C-188", "C-080")
+def test_updates_of_a_failed_attempt_are_part_of_the_next() -> None:
+    book = ready().upstream_gone().to_client(LOST).dials().client(prompt("Be kind."))
+    book.upstream_opens().upstream(created()).to_upstream("session.update").upstream_gone()
+    book.client(prompt("Be wise.")).passes(0.5).dials().upstream_opens().upstream(created())
+    instructions = "Be brief.\n\nBe kind.\n\nBe wise."
+    book.to_upstream(like("session.update", session={"instructions": instructions}))
+    book.updated().to_client("PromptUpdated", "PromptUpdated")
+
+
+def rebuilt(book: Playbook) -> Playbook:
+    """The live upstream is lost, and the next one is ready to be told the history."""
+    book.upstream_gone().to_client(LOST).dials().upstream_opens().upstream(created())
+    return book.to_upstream("session.update").updated()
+
+
+@pytest.mark.conformance("C-245", "C-244")
+def test_a_response_that_had_called_a_function_is_not_asked_for_again() -> None:
+    """The answer to the call will bring the next one."""
+    book = ready(settings(functions=("f",))).upstream(*speech(), transcribed("item_u1", "Hi."))
+    book.to_client("UserStartedSpeaking", user("Hi.")).upstream(response_created())
+    book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1"))
+    rebuilt(book.to_client(request("call_1")))
+    book.to_upstream(*["conversation.item.create"] * 2).nothing()
+    book.client(answer("call_1")).to_upstream("conversation.item.create", "response.create")
+
+
+@pytest.mark.conformance("C-245")
+def test_an_answer_that_was_not_heard_is_asked_for_again_once() -> None:
+    book = ready().upstream(*speech(), transcribed("item_u1", "Hi."))
+    book.to_client("UserStartedSpeaking", user("Hi.")).upstream(response_created())
+    rebuilt(book.to_client("AgentThinking")).to_upstream("conversation.item.create")
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "turn"}}))
+    book.begins("resp_2").to_client("AgentThinking").upstream(response_done("resp_2"))
+    rebuilt(book.to_client("LatencyReport")).to_upstream("conversation.item.create").nothing()
+
+
+@pytest.mark.conformance("C-245")
+def test_an_answer_is_not_continued_where_that_is_off() -> None:
+    book = answering(continue_after_loss=False)
+    book.upstream_gone().to_client(
+        LOST, like("ConversationText", role="assistant"), "AgentAudioDone"
+    )
+    book.dials().upstream_opens().upstream(created()).to_upstream("session.update").updated()
+    book.to_upstream(*["conversation.item.create"] * 2).nothing()
+
+
+@pytest.mark.conformance("C-245")
+def test_a_recital_is_not_taken_up_in_the_middle() -> None:
+    greeting = settings(greeting="Welcome!")
+    book = configuring(greeting).updated().to_client("SettingsApplied")
+    book.to_upstream("response.create").begins("resp_1").upstream(voice("resp_1", "a", pcm(100)))
+    book.to_client(like("ConversationText", content="Welcome!"), "AgentStartedSpeaking")
+    book.audio_to_client().upstream_gone().to_client(LOST, "AgentAudioDone").dials()
+    book.upstream_opens().upstream(created()).to_upstream("session.update").updated()
+    book.to_upstream("conversation.item.create").nothing()
+
+
+@pytest.mark.conformance("C-245")
+def test_a_recital_of_which_nothing_was_heard_is_asked_for_again_once() -> None:
+    book = configuring(settings(greeting="Welcome!")).updated().to_client("SettingsApplied")
+    book.to_upstream("response.create").begins("resp_1")
+    said = Captured()
+    again = like("response.create", response={"instructions": said})
+    rebuilt(book).to_upstream(again).begins("resp_2").upstream_gone()
+    assert "Welcome!" in said.value
+    book.to_client(LOST, warning("SPEAK_REQUEST_FAILED")).passes(1).dials()
+
+
+@pytest.mark.conformance("C-245")
+def test_a_lost_turn_whose_words_never_came_is_told() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream_gone()
+    lost = like("Warning", description="The last turn was lost with the connection.")
+    book.to_client(LOST, lost).dials()
+
+
+@pytest.mark.conformance("C-188")
+def test_what_was_asked_for_and_not_begun_is_asked_for_on_the_next_upstream() -> None:
+    book = ready().client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    rebuilt(book).to_upstream("conversation.item.create")
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "inject_user"}}))
+
+
+@pytest.mark.conformance("C-212")
+def test_what_nobody_wants_any_more_is_not_asked_for_on_the_next_upstream() -> None:
+    book = configuring(settings(greeting="Welcome!")).updated().to_client("SettingsApplied")
+    book.to_upstream("response.create").upstream(speech_started()).to_client("UserStartedSpeaking")
+    rebuilt(book).passes(5).nothing()

@@ -1,0 +1,76 @@
+"""Turns that do not go by the book: without an answer of their own, or told of too late."""
+
+from typing import Any
+
+import pytest
+
+from relay.session import Session
+from relay.settings import MappingOptions
+from tests.expected import like
+from tests.playbook import Playbook
+from tests.scenes import (
+    committed,
+    opened,
+    ready,
+    settings,
+    speech,
+    speech_started,
+    speech_stopped,
+    transcribed,
+    user,
+)
+
+FORCED = {"provider": {"type": "deepgram", "model": "flux-general-en", "eot_threshold": 1.0}}
+"""Only ForceEndTurn asks for a response."""
+LATER: dict[str, Any] = {"provider": {"type": "open_ai", "model": "gpt-realtime-mini"}}
+
+
+def unanswered(*, transcribes: bool = True) -> Playbook:
+    """The upstream does not answer turns by itself; another one is ready to take over when the
+    user has finished."""
+    mapping = MappingOptions() if transcribes else MappingOptions(transcription_model="")
+    book = (
+        ready(settings(listen=FORCED), mapping=mapping)
+        .upstream(speech_started())
+        .to_client("UserStartedSpeaking")
+    )
+    book.client(like("UpdateThink", think=LATER)).dials().upstream_opens(2)
+    book.upstream(like("session.created", session={"type": "realtime", "model": "m"}), leg=2)
+    return book.to_upstream("session.update", leg=2).updated(leg=2).nothing()
+
+
+@pytest.mark.conformance("C-185", "C-205")
+def test_a_turn_that_the_upstream_leaves_alone_is_over_when_it_is_transcribed() -> None:
+    book = unanswered().upstream(speech_stopped(), committed(), leg=1).nothing()
+    book.upstream(transcribed("item_u1", "Hi."), leg=1).to_client(user("Hi."), "ThinkUpdated")
+    book.hangs_up(1).to_upstream("conversation.item.create", leg=2)
+
+
+@pytest.mark.conformance("C-185", "C-205")
+def test_without_transcription_it_is_over_when_it_is_committed() -> None:
+    book = unanswered(transcribes=False).upstream(speech_stopped(), leg=1).nothing()
+    book.upstream(committed(), leg=1).to_client("ThinkUpdated").hangs_up(1)
+
+
+@pytest.mark.conformance("C-206", "C-185")
+def test_a_turn_of_which_nothing_comes_is_over_after_a_while() -> None:
+    book = unanswered().upstream(speech_stopped(), committed(), leg=1).passes(9.9).nothing()
+    book.passes(0.2).hangs_up(1).to_client("ThinkUpdated")
+
+
+@pytest.mark.conformance("C-121", "C-218")
+def test_a_transcription_that_comes_a_hundred_turns_late_is_still_told() -> None:
+    book = ready()
+    for n in range(100):
+        book.upstream(*speech(f"item_u{n}")).to_client("UserStartedSpeaking")
+    book.upstream(transcribed("item_u0", "First."), transcribed("item_u99", "Last."))
+    book.to_client(user("First."), user("Last."))
+    assert isinstance(book.session, Session)
+    assert len(book.session.user_items) == 64
+
+
+@pytest.mark.conformance("C-113", "C-030")
+def test_an_empty_frame_before_settings_is_nothing() -> None:
+    book = opened(early_audio_bytes=0).client_audio(b"").nothing().client(settings())
+    book.formats().dials()
+    assert not any(note.event == "held_audio_dropped" for note in book.logged)
