@@ -134,24 +134,25 @@ class _Bridge:
 
     def _client_frame(self, frame: Frame) -> None:
         limit = self._session.options.max_client_frame_bytes
-        if len(frame) > limit or (isinstance(frame, str) and not _fits(frame, limit)):
-            size = len(frame.encode()) if isinstance(frame, str) else len(frame)
-            self._tell(lambda now: self._session.client_too_big(size, now))
-        elif isinstance(frame, bytes):
+        if isinstance(frame, bytes) and len(frame) <= limit:
             self._client_audio(frame)
-        else:
+        elif isinstance(frame, str) and _fits(frame, limit):
             message = voice_agent.decode_client(frame)
             self._tell(lambda now: self._session.client_message(message, now))
+        else:
+            size = len(frame.encode()) if isinstance(frame, str) else len(frame)
+            self._tell(lambda now: self._session.client_too_big(size, now))
 
     def _client_audio(self, frame: bytes) -> None:
         # The hot path: nothing is allocated here but what the frame itself becomes.
         if self._over.is_set():
             return
-        chunk = self._ears_and_mouth.ears.feed(frame) if self._ears_and_mouth else None
+        session, edge = self._session, self._ears_and_mouth
+        chunk = edge.ears.feed(frame) if edge else None
         if chunk is not None:
-            audio = self._session.client_audio(chunk, trio.current_time())
-            if audio is not None and self._session.live is not None:
-                self._append(self._session.live.number, audio)
+            audio = session.client_audio(chunk, trio.current_time())
+            if audio is not None and session.live is not None:
+                self._append(session.live.number, audio)
                 return
         heard = frame if chunk is None else chunk
         self._tell(lambda now: self._session.client_media(heard, now))
@@ -202,11 +203,10 @@ class _Bridge:
             self._tell(lambda now: self._session.upstream_gone(number, gone, now))
 
     def _append(self, number: int, audio: bytes) -> None:
-        upstream = self._upstreams.get(number)
-        if upstream is not None and upstream.leg is not None and self._ears_and_mouth is not None:
-            audio_ms = self._ears_and_mouth.upstream_input.ms(len(audio))
-            upstream.leg.post(realtime.encode_append(audio), audio_ms)
-            if upstream.leg.shed_audio_ms and not upstream.shedding:
+        upstream, edge = self._upstreams.get(number), self._ears_and_mouth
+        if upstream is not None and (leg := upstream.leg) is not None and edge is not None:
+            leg.post(realtime.encode_append(audio), edge.appended_ms(len(audio)))
+            if leg.shed_audio_ms and not upstream.shedding:
                 upstream.shedding = True
                 log.info("upstream does not keep up, oldest audio dropped", leg=number)
 
@@ -344,12 +344,16 @@ class _EarsAndMouth:
     """The client's edge: its formats outside, the upstream's inside."""
 
     def __init__(self, formats: SetFormats) -> None:
-        self.upstream_input = formats.upstream_input
+        self._input_bytes_per_second = formats.upstream_input.bytes_per_second
         self.ears = transcoder(formats.client_input, formats.upstream_input)
         self._mouth = transcoder(formats.upstream_output, formats.client_output)
         self._output = formats.client_output
         self._header = streaming_header(formats.client_output) if formats.wav_header else b""
         self._begun = False
+
+    def appended_ms(self, nbytes: int) -> float:
+        """How long audio for the upstream lasts."""
+        return nbytes * 1000 / self._input_bytes_per_second
 
     def spoken(self, audio: bytes) -> Iterator[tuple[bytes, float]]:
         """Binary frames for the client, and how many milliseconds each lasts."""
@@ -378,7 +382,10 @@ class _EarsAndMouth:
 
 def _fits(text: str, limit: int) -> bool:
     """Whether text has at most `limit` bytes."""
-    return len(text) * 4 <= limit or text.isascii() or len(text.encode()) <= limit
+    length = len(text)
+    return length * 4 <= limit or (
+        length <= limit and (text.isascii() or len(text.encode()) <= limit)
+    )
 
 
 def _write(note: Note) -> None:

@@ -16,8 +16,9 @@ import ssl
 import trio
 from trio.lowlevel import wait_readable, wait_writable
 
-RECEIVE_BYTES = 64 * 1024
-"""At most so much in one receive."""
+RECEIVE_BYTES = 16 * 1024
+"""At most so much in one receive: what it brings is understood without awaiting anything, and may
+be thousands of empty pieces."""
 
 
 class Line(trio.abc.HalfCloseableStream):
@@ -34,7 +35,8 @@ class Line(trio.abc.HalfCloseableStream):
 
     @abc.abstractmethod
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """What has come, when something has; b"" at the end. `max_bytes` is a wish."""
+        """What has come, when something has, at most RECEIVE_BYTES; b"" at the end. `max_bytes` is
+        not needed."""
 
     @abc.abstractmethod
     async def send_eof(self) -> None:
@@ -79,7 +81,7 @@ class StreamLine(Line):
             await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = bytes(await self._stream.receive_some(max_bytes))
+        data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
         self.bytes_in += len(data)
         return data
 
@@ -199,7 +201,7 @@ class TlsLine(SocketLine):
                 except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                     return b""  # as with https, an end without a goodbye is one
                 except ssl.SSLError as error:
-                    raise trio.BrokenResourceError from error
+                    raise self._failure() from error
             self._encrypted(await super().receive_some())
 
     def begin(self, data: bytes) -> bytes:
@@ -208,7 +210,7 @@ class TlsLine(SocketLine):
             while written < len(data):  # a record holds 16 KiB
                 written += self._tls.write(data[written : written + 16384])
         except ssl.SSLError as error:
-            raise trio.BrokenResourceError from error
+            raise self._failure() from error
         return super().begin(self._to_send.read())
 
     async def send_eof(self) -> None:

@@ -79,13 +79,14 @@ class Incoming:
         self._missing = 0  # ...of at least so many bytes
         self._message: _Fragments | None = None
 
-    def feed(self, data: bytes) -> None:
-        """What came; in any pieces, it means the same."""
+    def feed(self, data: bytes) -> bool:
+        """What came; in any pieces, it means the same. Whether it was more than whole messages and
+        parts of something: there are `pings` or `pongs`, or this is the `end`."""
         if self._held:
             self._held += data
             self._missing -= len(data)
             if self._missing > 0:
-                return
+                return False
             data = bytes(self._held)
             self._held = bytearray()
         at, size = 0, len(data)
@@ -124,9 +125,12 @@ class Incoming:
             else:
                 self._unusual(first, payload)
             at, wanted = end, 2
-        if at < size and self.end is None:
+        if self.end is not None:
+            return True
+        if at < size:
             self._held += data[at:]
             self._missing = wanted - (size - at)
+        return bool(self.pings or self.pongs)
 
     def _check(self, first: int, second: int) -> None:
         """The rules for the first two bytes of any frame, in any state."""
@@ -245,12 +249,16 @@ def _frame(first: int, payload: bytes, key: int | None) -> bytes:
     if length <= _CONTROL_BYTES:
         head = bytes((first, mask_bit | length))
     elif length <= 0xFFFF:
-        head = struct.pack("!BBH", first, mask_bit | 126, length)
+        head = _MEDIUM(first, mask_bit | 126, length)
     else:
-        head = struct.pack("!BBQ", first, mask_bit | 127, length)
+        head = _LONG(first, mask_bit | 127, length)
     if key is None:
         return head + payload
-    return b"".join((head, key.to_bytes(4, "little"), masked(payload, key)))
+    return head + key.to_bytes(4, "little") + masked(payload, key)
+
+
+_MEDIUM: Final = struct.Struct("!BBH").pack
+_LONG: Final = struct.Struct("!BBQ").pack
 
 
 def masked(payload: bytes, key: int) -> bytes:

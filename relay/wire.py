@@ -284,6 +284,7 @@ class Leg:
         self._pinged = b""  # the ping that was not answered yet
         self._gone: LegGone | None = None
         self._being_read = False
+        self._awaited = False  # by a second reader
         self._work = trio.lowlevel.ParkingLot()  # where the writer sleeps
         self._room = trio.lowlevel.ParkingLot()  # where a reader waits for control to be sent
         self._turn = trio.lowlevel.ParkingLot()  # where a second reader waits for the first
@@ -314,6 +315,8 @@ class Leg:
     async def receive(self) -> Frame:
         """The next message; at once if it has come already. Raises LegGone when there will be none;
         messages that came before the end are delivered first. Safe to cancel."""
+        if self.frames_in % _CRUMBS == 0:
+            await trio.lowlevel.checkpoint()
         while not self._messages:
             if self._gone is not None or self._incoming.end is not None or self._ended.is_set():
                 raise self._goneness()
@@ -326,7 +329,8 @@ class Leg:
         much: while it waits, `drop_audio` may take it out again, and other bounds apply to it."""
         if self._clear:
             self.frames_out += 1
-            self._begin(websocket.message(frame, self._key()))
+            key = next(_masking_keys) if self._client else None
+            self._begin(websocket.message(frame, key))
             return
         if self._deaf:
             return
@@ -361,7 +365,7 @@ class Leg:
         with trio.CancelScope(shield=True):
             if self._farewell is None:
                 self._farewell = self._close_frame(code, reason)
-                self._messages.clear()
+                self._messages = self._incoming.messages = deque(maxlen=0)  # it keeps nothing
                 self._wake()
                 with trio.move_on_after(flush_s):
                     await self._written.wait()
@@ -442,6 +446,7 @@ class Leg:
     async def _read(self) -> None:
         """Take in what comes next; a second reader just waits for the first."""
         if self._being_read:
+            self._awaited = True
             await self._turn.park()
             return
         self._being_read = True
@@ -458,26 +463,24 @@ class Leg:
                 self._lose("end of stream")
         finally:
             self._being_read = False
-            if self._turn:
+            if self._awaited:
+                self._awaited = False
                 self._turn.unpark_all()
 
     def _understand(self, data: bytes) -> None:
         incoming = self._incoming
-        incoming.feed(data)
-        if incoming.pings:
-            for payload in incoming.pings:
-                self._say(websocket.pong(payload, self._key()))
-            incoming.pings.clear()
-        if incoming.pongs:
-            if self._pinged in incoming.pongs:
-                self._pinged = b""
-            incoming.pongs.clear()
+        if not incoming.feed(data):
+            return
+        for payload in incoming.pings:
+            self._say(websocket.pong(payload, self._key()))
+        if self._pinged in incoming.pongs:
+            self._pinged = b""
+        incoming.pings.clear()
+        incoming.pongs.clear()
         if incoming.end is not None and not incoming.end.refused and not self._close_sent:
             self._clear = False
             self._say(websocket.close(incoming.end.code, incoming.end.reason, self._key()))
             self._close_sent = True  # behind it comes nothing
-        if self._farewell is not None:
-            self._messages.clear()
 
     async def _peer_close(self) -> None:
         """Read on to the peer's close frame. Closing with unread input would reset the connection,
@@ -608,6 +611,9 @@ class Leg:
 _Entry: TypeAlias = tuple[Frame, float, float]
 """A posted frame, its milliseconds of audio (0: none), and when it was posted."""
 
+_CRUMBS: Final = 64
+"""So many messages at once are one holder's turn: a peer that sends empty ones, thousands in one
+receive, does not keep the others waiting."""
 _CONTROL_BYTES: Final = 64 * 1024
 """Unsent pongs beyond which we stop reading: a peer that pings and never reads costs no more."""
 

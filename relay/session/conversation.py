@@ -96,7 +96,7 @@ class Session(State, kw_only=True):
         live leg, or None if this is not the plain case and `client_media` must be told."""
         if self.live is None or self.gathered or len(chunk) < self.append_bytes:
             return None
-        self._client_active(now)
+        self.now = self.client_active_at = now - self.origin
         self.uncommitted_bytes += len(chunk)
         turns.keep(self, chunk)
         return chunk
