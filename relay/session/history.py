@@ -32,10 +32,9 @@ def transcribed(s: State, item_id: str, content: str) -> None:
 
 
 def answered(s: State, item_id: str, content: str) -> None:
-    """What the agent says. An item's first text counts; a server may not name its items."""
-    if not item_id or _find(s, item_id, "assistant") is None:
-        part = realtime.ContentPart(type="output_text", text=content)
-        _add(s, realtime.Item(type="message", id=item_id, role="assistant", content=[part]))
+    """What the agent says."""
+    part = realtime.ContentPart(type="output_text", text=content)
+    _add(s, realtime.Item(type="message", id=item_id, role="assistant", content=[part]))
 
 
 def heard(s: State, item_id: str, share: float) -> None:

@@ -155,8 +155,6 @@ def greet(s: State) -> None:
     greeting = s.applied.greeting
     if not greeting or s.options.greeting_mode == "off":
         return
-    if s.component and s.applied.context_given:
-        return  # C-145, L-16
     if s.options.greeting_mode == "text" or s.applied.text_only:
         say_as_text(s, greeting)
     else:
