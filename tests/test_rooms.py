@@ -54,6 +54,7 @@ ROOMS = {
     "realtime": Room({"errors", "frames"}),
     "settings": Room({"errors", "frames", "audio"} | CODECS),
     "session": Room({"errors", "frames", "audio", "settings"} | CODECS),
+    "parking": Room(),
     "config": Room({"session", "settings", "simulator", "voice_agent"}),
     "dialogue": Room({"audio", "frames", "voice_agent"}),
     "admission": Room({"config", "session", "wire"}),
