@@ -240,7 +240,7 @@ async def dial_over(
             extra_headers=_encoded((headers or {}).items()),
             message_queue_size=_QUEUED_MESSAGES,
             max_message_size=limits.max_message,
-            receive_buffer_size=None,
+            receive_buffer_size=_READ_BYTES,
         )
 
     try:
@@ -565,6 +565,10 @@ _Opening: TypeAlias = (
 _QUEUED_MESSAGES: Final = 16
 """Received messages the library may hold. Its reader answers no pings while this is full (trap 3),
 so whoever receives must not wait for anything else."""
+_READ_BYTES: Final = 16 * 1024
+"""Read at once. The library awaits nothing between the pieces of a message, and takes 35 us for
+each: 64 KiB of empty ones (2 bytes from a server, 6 from a client) would stop everyone for a
+second."""
 _CONTROL_BYTES: Final = 64 * 1024
 """Unsent pongs beyond which we stop reading: a peer that pings and never reads costs no more."""
 _ABNORMAL: Final = 1006
@@ -723,7 +727,7 @@ async def _converse(
             line,
             message_queue_size=_QUEUED_MESSAGES,
             max_message_size=accept.limits.max_message,
-            receive_buffer_size=None,
+            receive_buffer_size=_READ_BYTES,
         )
         return await asked.accept(
             subprotocol=accept.subprotocol, extra_headers=_encoded(accept.headers)
