@@ -138,7 +138,8 @@ async def running(
         converse = await _conversations(configured, address, functions, nursery)
         relay = Relay(configured, keys, converse, tokens)
         relay.urls = [url_of(listener) for listener in listeners]
-        await nursery.start(trio.serve_listeners, relay.connection, listeners)
+        relay.socket_stays = systemd.is_activated(environment)
+        await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
         yield relay
         nursery.cancel_scope.cancel()
@@ -160,12 +161,33 @@ class Relay:
         self._tokens = tokens
         self._converse = converse
         self._going_away = trio.Event()
+        self._accepting = trio.CancelScope()
+        self._accepted_ended = trio.Event()
+        self.socket_stays = False
+        """Systemd holds the listening socket: who connects when this process no longer accepts
+        waits there for the next one."""
         self.draining = False
         """No new sessions; `/readyz` says so."""
+        self._admits_accepted = False
         self.live: AsyncValue[int] = AsyncValue(0)
         """Conversations that are going on."""
         self.urls: list[str] = []
         """Where clients connect, without path."""
+
+    async def accept(
+        self,
+        listeners: Listeners,
+        *,
+        task_status: trio.TaskStatus[list[Listener]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve whoever connects, until `drain` leaves that to another process. Closes the
+        listeners."""
+        async with trio.open_nursery() as nursery:
+            with self._accepting:
+                await trio.serve_listeners(
+                    self.connection, listeners, handler_nursery=nursery, task_status=task_status
+                )
+        self._accepted_ended.set()
 
     async def connection(self, stream: trio.abc.Stream) -> None:
         """Serve one accepted connection, whatever it asks for. Never raises an `Exception`."""
@@ -188,7 +210,7 @@ class Relay:
         outcome = admission.admit(
             request, listen, auth, self._keys, tokens=self._tokens, wall=time.time()
         )
-        if isinstance(outcome, Admitted) and self.draining:
+        if isinstance(outcome, Admitted) and self.draining and not self._admits_accepted:
             outcome = Refused(503, "draining")
         if isinstance(outcome, Refused):
             log.info("refused", status=outcome.status, reason=outcome.reason, peer=request.peer)
@@ -206,13 +228,22 @@ class Relay:
 
     async def drain(self, goodbye_s: float = GOODBYE_S) -> bool:
         """Admit nobody any more and wait for the conversations to end: `session.drain_s` by
-        themselves, then `goodbye_s` told that the server is going away. True if none is left."""
+        themselves, then `goodbye_s` told that the server is going away. True if none is left.
+
+        Where the socket stays, nobody is turned away: who was accepted is still admitted, everybody
+        else waits for the next process."""
         self.draining = True
+        if self.socket_stays:
+            self._admits_accepted = True
+            self._accepting.cancel()
         drain_s = self._config.session.drain_s
         log.info("draining", live=self.live.value, drain_s=drain_s)
         with trio.move_on_after(drain_s):
+            if self.socket_stays:
+                await self._accepted_ended.wait()
             await self.live.wait_value(0)
             return True
+        self._admits_accepted = False
         self._going_away.set()  # C-192
         with trio.move_on_after(goodbye_s):
             await self.live.wait_value(0)
