@@ -1,13 +1,15 @@
 """admission: who may come in, decided from the head of the request alone.
 
-It knows paths, origins and keys. It opens nothing, waits for nothing and costs nothing, so it comes
-before everything that does.
+It knows paths, origins and keys, and whom to ask about tokens (`relay.tokens`). It opens nothing,
+waits for nothing and costs next to nothing, so it comes before everything that does.
 """
 
 import hashlib
 import hmac
+import math
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import msgspec
 
@@ -18,14 +20,37 @@ from relay.wire import Request
 SCHEMES = ("token", "bearer")
 """Of the Authorization header and of the sub-protocols: keys and short-lived tokens (1.1). Both are
 taken for either, since the SDKs mix them."""
+MAX_CREDENTIALS = 8
+"""Looked at in one request. A client has one, in up to three places; more would be guesses at our
+cost."""
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a valid token says of its bearer."""
+
+    name: str
+    origins: tuple[str, ...] | None = None
+    """Browser origins that it is for; None: it does not say."""
+    max_session_s: float | None = None
+    """How long the session may last; None: as long as any other."""
+
+
+Tokens: TypeAlias = Callable[[str, float], Grant | None]
+"""What a token grants at a time in seconds since 1970; None: it is none, or not then."""
+
+
+def no_tokens(_token: str, _wall: float) -> None:
+    """The feature is off."""
 
 
 class Admitted(msgspec.Struct, frozen=True):
     dialect: Dialect
     key_name: str | None = None
-    """Whose key it was; None where none was demanded."""
+    """Whose key or token it was; None where none was demanded."""
     subprotocol: str | None = None
     """To be selected in the response; a browser that offered some drops the connection without."""
+    max_session_s: float | None = None
+    """The token's limit; None: it has none."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -35,9 +60,16 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 def admit(
-    request: Request, listen: Listen, auth: Auth, keys: Mapping[bytes, str]
+    request: Request,
+    listen: Listen,
+    auth: Auth,
+    keys: Mapping[bytes, str],
+    *,
+    tokens: Tokens = no_tokens,
+    wall: float = math.inf,
 ) -> Admitted | Refused:
-    """Decide on one upgrade request. `keys` maps the SHA-256 of each key to its name."""
+    """Decide on one upgrade request. `keys` maps the SHA-256 of each key to its name; `wall` is the
+    time in seconds since 1970, without which every token has expired."""
     dialect = _dialect(request.path, listen)
     if dialect is None:
         return Refused(404, "no voice agent at this path")  # C-003
@@ -52,10 +84,17 @@ def admit(
     offered += _authorization(request)
     if dialect in auth.query_token:  # C-008
         offered += urllib.parse.parse_qs(request.query).get("token", [])
+    offered = offered[:MAX_CREDENTIALS]
     name = _key_name(offered, keys)
-    if name is None:
+    if name is not None:
+        return Admitted(dialect, name, subprotocol)
+    grants = (tokens(credential, wall) for credential in offered)
+    grant = next(filter(None, grants), None)
+    if grant is None:
         return Refused(401, "missing or invalid credentials")  # C-009
-    return Admitted(dialect, name, subprotocol)
+    if grant.origins is not None and not _is_one_of(request.origin, grant.origins):
+        return Refused(403, "origin not allowed")
+    return Admitted(dialect, grant.name, subprotocol, grant.max_session_s)
 
 
 def _dialect(path: str, listen: Listen) -> Dialect | None:
@@ -74,11 +113,14 @@ def _origin_admitted(request: Request, auth: Auth) -> bool:
     if origin is None:
         return True
     if auth.origins is not None:
-        allowed = {known.lower().rstrip("/") for known in auth.origins}
-        return "*" in allowed or origin.lower() in allowed
+        return "*" in auth.origins or _is_one_of(origin, auth.origins)
     if auth.mode != "none":
         return True
     return _is_loopback_url(origin) and _is_loopback_url(f"//{request.host}")
+
+
+def _is_one_of(origin: str | None, allowed: Iterable[str]) -> bool:
+    return origin is not None and origin.lower() in {known.lower().rstrip("/") for known in allowed}
 
 
 def _is_loopback_url(url: str) -> bool:

@@ -11,6 +11,7 @@ At the client's edge are the ears and the mouth: the session knows the upstream'
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias, assert_never
@@ -128,7 +129,8 @@ class _Bridge:
             except LegGone as gone:
                 end = ClientGone(gone.code, gone.reason)
             if not self._over.is_set():
-                log.info("client gone", code=end.code, reason=end.reason)
+                # Behind a code are the client's own words, which may be anything (C-197).
+                log.info("client gone", code=end.code, reason="" if end.code else end.reason)
                 self._tell(lambda now: self._session.client_gone(end, now))
                 self._over.set()
 
@@ -186,7 +188,8 @@ class _Bridge:
                 self._upstream_frame(number, frame)
         except LegGone as gone:
             how = Loss.LOST if gone.code is None else Loss.CLOSED
-            self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=gone.reason))
+            why = _KEY.sub("[key]", gone.reason)
+            self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=why))
 
     def _upstream_frame(self, number: int, frame: Frame) -> None:
         event = realtime.decode_server(frame)
@@ -378,6 +381,10 @@ class _EarsAndMouth:
         for frame in self._output.frames(header + audio):
             yield frame, self._output.ms(len(frame) - len(header))
             header = b""
+
+
+_KEY = re.compile(r"\b(sk|ek)[-_][\w*-]+")
+"""A key as OpenAI writes them, or masks them when it says that one is wrong."""
 
 
 def _fits(text: str, limit: int) -> bool:

@@ -46,8 +46,12 @@ def _served(configured: Config, address: Address, environment: Mapping[str, str]
     paths = ", ".join([*listen.deepgram_paths, *listen.component_paths])
     yield f"listen     {'wss' if tls else 'ws'}://{listen.host}:{listen.port}, paths {paths}"
     keys = config.keys(configured, environment)
+    accepted = f"{len(keys)} keys"
+    if token_key := config.token_key(configured, environment):
+        server.tokens_of(configured, environment)  # or raises
+        accepted += f", {token_key.algorithm} tokens for {auth.token_audience}"
     origins = "any" if auth.mode == "keys" else "loopback"
     if auth.origins is not None:
         origins = ", ".join(auth.origins) or "none"
-    yield f"auth       {auth.mode}, {len(keys)} keys; browsers from origins: {origins}"
+    yield f"auth       {auth.mode}, {accepted}; browsers from origins: {origins}"
     yield f"upstream   {address.shown}, model {configured.upstream.model} ({address.chosen_by})"

@@ -6,9 +6,11 @@ use.
 """
 
 import importlib.metadata
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(app(arguments, exit_on_error=False, print_error=False) or 0)
     except cyclopts.CycloptsError as error:
         print(f"relay: {error}", file=sys.stderr)
-        print("usage: relay [serve | talk | simulate | check] [OPTIONS]", file=sys.stderr)
+        print("usage: relay [serve | talk | simulate | check | token] [OPTIONS]", file=sys.stderr)
         print("       relay [COMMAND] --help describes the options", file=sys.stderr)
         return 2
     except ConfigError as error:
@@ -203,6 +205,45 @@ def check(*, upstream: str | None = None, source: Source = NO_SOURCE) -> int:
     from relay import check as room
 
     return _run(room.check, configured, os.environ)
+
+
+@app.command
+def token(
+    *,
+    name: str | None = None,
+    origin: tuple[str, ...] = (),
+    minutes: float | None = None,
+    ttl: float = 300.0,
+    signing_key: Path | None = None,
+    source: Source = NO_SOURCE,
+) -> int:
+    """Mint a token with which a browser may connect for a while, in place of a key.
+
+    Parameters
+    ----------
+    name
+        Who bears it, for the log of the relay.
+    origin
+        Browser origin that it is for, such as https://app.example; else any. Repeatable.
+    minutes
+        Longest session; else as long as any other.
+    ttl
+        Seconds in which to connect; a session that has begun goes on.
+    signing_key
+        File with the secret, or with the Ed25519 private key in PEM that belongs to
+        auth.token_public_key_file; else auth.token_secret_file.
+    """
+    configured = source.load({})
+    text = config.signing_key(configured, os.environ, signing_key)
+    for option, value in (("--ttl", ttl), ("--minutes", 1 if minutes is None else minutes)):
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{option} {value:g}: expected a number above 0")
+    from relay import tokens as room
+
+    audience = configured.auth.token_audience
+    bearer = room.ANONYMOUS if name is None else name
+    print(room.mint(text, audience, time.time(), ttl, name=bearer, origins=origin, minutes=minutes))
+    return 0
 
 
 def _host_and_port(listen: str | None) -> tuple[str | None, int | None]:

@@ -64,12 +64,22 @@ class Auth(Section, frozen=True):
     """Who may connect."""
 
     mode: Literal["none", "keys"] = "none"
-    """`none` admits without credentials, `keys` demands one of the keys in `keys_file`."""
+    """`none` admits without credentials, `keys` demands a key in `keys_file` or a token."""
     keys_file: Path | None = None
     """One key a line, `name:sha256` with the hash in hexadecimal; else the systemd credential
     `relay-keys`."""
     query_token: tuple[Dialect, ...] = (Dialect.COMPONENT,)
     """Dialects in which `?token=KEY` counts as a credential."""
+    token_secret_file: Path | None = None
+    """Secret of 32 characters or more: short-lived tokens (JWT) signed with it (HS256) are taken
+    beside the keys; else the systemd credential `relay-token-secret`. Needs the extra `tokens`."""
+    token_public_key_file: Path | None = None
+    """PEM file with an Ed25519 public key, instead of the secret: tokens signed with its private
+    key (EdDSA) are taken, and nobody can mint one with what the relay has."""
+    token_audience: Annotated[str, msgspec.Meta(min_length=1)] = "relay"
+    """The `aud` of such tokens; those for something else are refused."""
+    token_leeway_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    """How far the clock of whoever mints them may be off."""
     origins: tuple[str, ...] | None = None
     """Browser origins that are admitted, `*` for any. Unset: loopback origins at a loopback Host
     while `mode` is `none`, else any."""
@@ -333,8 +343,13 @@ def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
     if config.auth.mode == "none":
         return {}
     file = config.auth.keys_file or _credential("relay-keys", environment)
-    if file is None:
+    tokens = token_key(config, environment) is not None
+    if file is None and not tokens:
         raise ConfigError("auth.keys_file: needed by auth.mode=keys")
+    return {} if file is None else _keys_in(file, may_be_empty=tokens)
+
+
+def _keys_in(file: Path, *, may_be_empty: bool) -> dict[bytes, str]:
     names: dict[bytes, str] = {}
     for number, line in enumerate(_read_text(file, "auth.keys_file").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -343,9 +358,57 @@ def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
         if not entry:
             raise ConfigError(f"auth.keys_file: {file}, line {number}: expected name:sha256")
         names[bytes.fromhex(entry[2])] = entry[1]
-    if not names:
+    if not names and not may_be_empty:
         raise ConfigError(f"auth.keys_file: {file} holds no key, so nobody could connect")
     return names
+
+
+class TokenKey(msgspec.Struct, frozen=True):
+    """What tokens are checked with. It comes with the one algorithm that it is for: what a token
+    says of its own algorithm decides nothing."""
+
+    algorithm: Literal["HS256", "EdDSA"]
+    text: str
+    """The secret, or the public key as PEM."""
+    name: str
+    """The configuration key that it came from, for complaints."""
+
+
+def token_key(config: Config, environment: Mapping[str, str]) -> TokenKey | None:
+    """What `auth.mode=keys` checks tokens with; None: it takes none. Raises `ConfigError`."""
+    auth = config.auth
+    if auth.mode == "none":
+        return None
+    found = None
+    if file := auth.token_public_key_file:
+        name = "auth.token_public_key_file"
+        found = TokenKey("EdDSA", _read_text(file, name), name)
+    elif file := auth.token_secret_file or _credential("relay-token-secret", environment):
+        name = "auth.token_secret_file"
+        found = TokenKey("HS256", _read_text(file, name).strip(), name)
+    if found is not None:
+        _demand_jwt(found.name)
+    return found
+
+
+def signing_key(config: Config, environment: Mapping[str, str], file: Path | None) -> str:
+    """What `relay token` signs with: the content of `file`, else the secret that the relay checks
+    with. Raises `ConfigError`."""
+    auth = config.auth
+    if file is None:
+        file = auth.token_secret_file or _credential("relay-token-secret", environment)
+    if file is None:
+        raise ConfigError("--signing-key: needed unless there is an auth.token_secret_file")
+    _demand_jwt("relay token")
+    return _read_text(file, "--signing-key")
+
+
+def _demand_jwt(name: str) -> None:
+    if importlib.util.find_spec("jwt") is None:
+        raise ConfigError(
+            f"{name}: tokens need PyJWT, which is not installed; "
+            "pip install 'voice-agent-relay[tokens]'"
+        )
 
 
 def ignored_names(environment: Mapping[str, str]) -> list[str]:
@@ -393,6 +456,8 @@ def _check(config: Config) -> None:
     }:
         raise ConfigError(f"listen.component_paths: {min(shared)} is in listen.deepgram_paths too")
     demand_keys(auth, listen.host)
+    if auth.token_secret_file and auth.token_public_key_file:
+        raise ConfigError("auth.token_secret_file, auth.token_public_key_file: one or the other")
     if url is not None and url != SIMULATOR and not _is_websocket_url(url):
         raise ConfigError(f"upstream.url: expected ws://HOST, wss://HOST or {SIMULATOR}")
     for number, fallback in enumerate(config.upstreams):
@@ -454,10 +519,13 @@ def _sendable(key: str, name: str) -> str:
 
 
 def _credential(name: str, environment: Mapping[str, str]) -> Path | None:
-    """A file that systemd's LoadCredential= left for us."""
+    """A file that systemd's LoadCredential= left for us; a blank one is what SetCredential= in the
+    unit puts in place of one that does not exist."""
     directory = environment.get("CREDENTIALS_DIRECTORY")
     file = Path(directory, name) if directory else None
-    return file if file and file.is_file() else None
+    if file is None or not file.is_file():
+        return None
+    return file if _read_text(file, f"credential {name}").strip() else None
 
 
 def _read_text(file: Path, key: str) -> str:

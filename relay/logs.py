@@ -8,6 +8,7 @@ key, prompt, transcript or audio at info or above.
 import contextlib
 import io
 import logging
+import math
 import sys
 from typing import Literal, TextIO, cast
 
@@ -80,6 +81,27 @@ class _Lasting(io.TextIOBase):
         return self._stream.isatty()
 
 
+class _Composed(logging.Filter):
+    """Without a free descriptor trio says so ten times a second, each time with a traceback:
+    whoever opens enough connections could fill a disk. Now and then is enough, and the message says
+    all."""
+
+    AGAIN_S = 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != "trio.serve_listeners":
+            return True
+        record.exc_info = None
+        due = record.created >= self._said + self.AGAIN_S
+        if due:
+            self._said = record.created
+        return due
+
+
 def _adopt_standard_loggers(
     shared: list[structlog.typing.Processor],
     last: list[structlog.typing.Processor],
@@ -89,6 +111,7 @@ def _adopt_standard_loggers(
     """Lines of libraries (trio.serve_listeners reports a full descriptor table there) come out in
     the same form. Below warning they are noise to whoever runs the relay."""
     handler = logging.StreamHandler(stream)
+    handler.addFilter(_Composed())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

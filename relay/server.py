@@ -8,6 +8,7 @@ may come in is decided in `relay.admission`, and a conversation is held by whoev
 import contextlib
 import signal
 import ssl
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast
 
+import msgspec
 import structlog
 import trio
 from trio_util import AsyncValue
@@ -26,6 +28,7 @@ from relay.probe import probe
 from relay.ready import write_ready_file
 from relay.session import Admission, Session
 from relay.session.actions import Target
+from relay.session.options import SessionOptions
 from relay.simulator import server as simulator
 
 Converse: TypeAlias = Callable[[wire.Leg, Admission, trio.Event], Awaitable[None]]
@@ -99,6 +102,16 @@ def tls_context(configured: Config) -> ssl.SSLContext | None:
     return context
 
 
+def tokens_of(configured: Config, environment: Mapping[str, str]) -> admission.Tokens:
+    """Who reads the tokens. Raises `ConfigError`."""
+    key = config.token_key(configured, environment)
+    if key is None:
+        return admission.no_tokens
+    from relay.tokens import Verifier  # what it imports is an extra, and off by default
+
+    return Verifier(key, configured.auth.token_audience, configured.auth.token_leeway_s)
+
+
 def url_of(listener: Listener) -> str:
     """What clients connect to, without path."""
     scheme = "ws"
@@ -118,13 +131,15 @@ async def running(
         for listener in listeners:
             await stack.enter_async_context(listener)
         keys = config.keys(configured, environment)
+        tokens = tokens_of(configured, environment)
         _announce(address, environment)
         functions = await stack.enter_async_context(_functions(configured))
         nursery = await stack.enter_async_context(trio.open_nursery())
         converse = await _conversations(configured, address, functions, nursery)
-        relay = Relay(configured, keys, converse)
+        relay = Relay(configured, keys, converse, tokens)
         relay.urls = [url_of(listener) for listener in listeners]
-        await nursery.start(trio.serve_listeners, relay.connection, listeners)
+        relay.socket_stays = systemd.is_activated(environment)
+        await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
         yield relay
         nursery.cancel_scope.cancel()
@@ -134,17 +149,45 @@ class Relay:
     """What the connections of a daemon share: who may come in, how many are in, and whether it is
     over."""
 
-    def __init__(self, configured: Config, keys: Mapping[bytes, str], converse: Converse) -> None:
+    def __init__(
+        self,
+        configured: Config,
+        keys: Mapping[bytes, str],
+        converse: Converse,
+        tokens: admission.Tokens = admission.no_tokens,
+    ) -> None:
         self._config = configured
         self._keys = keys
+        self._tokens = tokens
         self._converse = converse
         self._going_away = trio.Event()
+        self._accepting = trio.CancelScope()
+        self._accepted_ended = trio.Event()
+        self.socket_stays = False
+        """Systemd holds the listening socket: who connects when this process no longer accepts
+        waits there for the next one."""
         self.draining = False
         """No new sessions; `/readyz` says so."""
+        self._admits_accepted = False
         self.live: AsyncValue[int] = AsyncValue(0)
         """Conversations that are going on."""
         self.urls: list[str] = []
         """Where clients connect, without path."""
+
+    async def accept(
+        self,
+        listeners: Listeners,
+        *,
+        task_status: trio.TaskStatus[list[Listener]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve whoever connects, until `drain` leaves that to another process. Closes the
+        listeners."""
+        async with trio.open_nursery() as nursery:
+            with self._accepting:
+                await trio.serve_listeners(
+                    self.connection, listeners, handler_nursery=nursery, task_status=task_status
+                )
+        self._accepted_ended.set()
 
     async def connection(self, stream: trio.abc.Stream) -> None:
         """Serve one accepted connection, whatever it asks for. Never raises an `Exception`."""
@@ -163,15 +206,20 @@ class Relay:
                 return _page(request, 200, "ready")
             case _:
                 pass
-        outcome = admission.admit(request, self._config.listen, self._config.auth, self._keys)
-        if isinstance(outcome, Admitted) and self.draining:
+        listen, auth = self._config.listen, self._config.auth
+        outcome = admission.admit(
+            request, listen, auth, self._keys, tokens=self._tokens, wall=time.time()
+        )
+        if isinstance(outcome, Admitted) and self.draining and not self._admits_accepted:
             outcome = Refused(503, "draining")
         if isinstance(outcome, Refused):
             log.info("refused", status=outcome.status, reason=outcome.reason, peer=request.peer)
             return _page(request, outcome.status, outcome.reason)
-        known = outcome.key_name is not None or config.is_loopback(self._config.listen.host)
+        known = outcome.key_name is not None or config.is_loopback(listen.host)
         warm = known and self._config.upstream.warm == "on_connect"
-        admitted = Admission(str(uuid.uuid4()), outcome.dialect, warm)
+        admitted = Admission(
+            str(uuid.uuid4()), outcome.dialect, warm, max_session_s=outcome.max_session_s
+        )
         return wire.Accept(
             partial(self._hold, admitted, outcome.key_name, request.peer),
             outcome.subprotocol,
@@ -180,13 +228,22 @@ class Relay:
 
     async def drain(self, goodbye_s: float = GOODBYE_S) -> bool:
         """Admit nobody any more and wait for the conversations to end: `session.drain_s` by
-        themselves, then `goodbye_s` told that the server is going away. True if none is left."""
+        themselves, then `goodbye_s` told that the server is going away. True if none is left.
+
+        Where the socket stays, nobody is turned away: who was accepted is still admitted, everybody
+        else waits for the next process."""
         self.draining = True
+        if self.socket_stays:
+            self._admits_accepted = True
+            self._accepting.cancel()
         drain_s = self._config.session.drain_s
         log.info("draining", live=self.live.value, drain_s=drain_s)
         with trio.move_on_after(drain_s):
+            if self.socket_stays:
+                await self._accepted_ended.wait()
             await self.live.wait_value(0)
             return True
+        self._admits_accepted = False
         self._going_away.set()  # C-192
         with trio.move_on_after(goodbye_s):
             await self.live.wait_value(0)
@@ -251,12 +308,21 @@ async def _conversations(
         )
 
     async def converse(leg: wire.Leg, admitted: Admission, going_away: trio.Event) -> None:
-        session = Session(
-            options=configured.session, mapping=mapping, admission=admitted, upstreams=traits
-        )
+        options = options_for(admitted, configured.session)
+        session = Session(options=options, mapping=mapping, admission=admitted, upstreams=traits)
         await bridge.run(leg, session, dial, going_away, functions=functions())
 
     return converse
+
+
+def options_for(admitted: Admission, options: SessionOptions) -> SessionOptions:
+    """A token can make the session shorter, never longer. The warning that it ends comes halfway
+    at the earliest: with the Welcome it would be none."""
+    limit = admitted.max_session_s
+    if limit is None or limit >= options.max_session_s:
+        return options
+    warning_s = min(options.session_warning_s, limit / 2)
+    return msgspec.structs.replace(options, max_session_s=limit, session_warning_s=warning_s)
 
 
 def _report(faults: ExceptionGroup[Exception]) -> None:

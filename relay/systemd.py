@@ -31,9 +31,15 @@ def notify(environment: Mapping[str, str], **state: str | int) -> None:
         structlog.get_logger().warning("systemd not notified", reason=str(error))
 
 
+def is_activated(environment: Mapping[str, str]) -> bool:
+    """Whether there are sockets of socket activation for this process. They stay open, and keep
+    whoever connects waiting, when it ends."""
+    return environment.get("LISTEN_PID") == str(os.getpid())
+
+
 def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
     """The listening sockets of socket activation; empty when there are none for this process."""
-    if environment.get("LISTEN_PID") != str(os.getpid()):
+    if not is_activated(environment):
         return []
     count = int(environment.get("LISTEN_FDS", "0"))
     descriptors = range(FIRST_SOCKET, FIRST_SOCKET + count)

@@ -713,6 +713,31 @@ async def test_a_client_that_leaves_ends_it_all_within_a_second(
         assert types(upstream) == ["input_audio_buffer.append"]
 
 
+@pytest.mark.conformance("C-197")
+@pytest.mark.parametrize(("code", "shown"), [(4000, ""), (None, "so long")])
+async def test_the_words_of_a_clients_goodbye_are_not_logged(
+    code: int | None, shown: str, autojump_clock: MockClock
+) -> None:
+    # The client's own words may be anything; without a close frame the words are the wire's.
+    with structlog.testing.capture_logs() as lines:
+        async with bridged(FakeSession(), client := FakeLeg()):
+            client.leaves(code, "so long")
+            await settle(5)
+    (line,) = [line for line in lines if line["event"] == "client gone"]
+    assert (line["code"], line["reason"]) == (code, shown)
+
+
+@pytest.mark.conformance("C-197")
+async def test_a_key_in_an_upstreams_goodbye_is_not_told(autojump_clock: MockClock) -> None:
+    session = live_session()
+    async with bridged(session) as at_work:
+        await settle()
+        at_work.upstream.leaves(3000, "wrong key: sk-proj-aB3_*** or ek_12345, try again")
+        await settle()
+        why = "wrong key: [key] or [key], try again"
+        assert session.told[-1] == ("upstream_gone", 1, UpstreamGone(Loss.CLOSED, None, 3000, why))
+
+
 async def test_a_client_that_leaves_during_the_dial_ends_the_dial(
     autojump_clock: MockClock,
 ) -> None:

@@ -46,6 +46,7 @@ def _nobodys_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ["talk", "--nope", "hello"],
         ["simulate", "--nope"],
         ["check", "--nope"],
+        ["token", "--nope"],
         ["--set"],
         ["talk", "--rate", "fast", "hello"],
     ],
@@ -58,7 +59,7 @@ def test_a_wrong_command_line_is_answered_with_the_usage(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("relay: ")
-    assert "usage: relay [serve | talk | simulate | check]" in err
+    assert "usage: relay [serve | talk | simulate | check | token]" in err
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_the_version_and_the_help_are_printed(capsys: pytest.CaptureFixture[str]
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip() != ""
     assert cli.main(["--help"]) == 0
-    assert {"serve", "talk", "simulate", "check"} <= set(capsys.readouterr().out.split())
+    assert {"serve", "talk", "simulate", "check", "token"} <= set(capsys.readouterr().out.split())
 
 
 def test_check_passes_when_the_upstream_answers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,6 +308,32 @@ async def test_with_keys_a_client_needs_one(tmp_path: Path) -> None:
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
     assert "sk-planted" not in str(relay.lines)
+
+
+@pytest.mark.conformance("C-006", "C-007", "C-008")
+async def test_a_browser_needs_a_minted_token_and_no_key(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("planted-secret-of-thirty-two-chars\n")
+    options = ("--set", "auth.mode=keys", "--set", f"auth.token_secret_file={secret}")
+    mint = [*RELAY, "token", "--name", "page", "--origin", "https://app.example", *options]
+    minted = await trio.run_process(mint, capture_stdout=True)
+    token = minted.stdout.decode().strip()
+    async with process(*ANY_PORT, *options) as relay:
+        page = {"Origin": "https://app.example"}
+        assert await refusal(relay.address, **page) == 401
+        assert await refusal(relay.address, f"/openai?token={token}x", **page) == 401
+        assert await refusal(relay.address, f"/openai?token={token}") == 403
+        async with wire.dial(f"{relay.url}/openai?token={token}", headers=page) as leg:
+            await message(leg, voice_agent.Welcome)
+        assert (await relay.until("connected"))["key"] == "page"
+        offers = ("bearer", token)
+        async with wire.dial(relay.url + AGENT, headers=page, subprotocols=offers) as leg:
+            await message(leg, voice_agent.Welcome)
+        relay.signal(signal.SIGTERM)
+        assert await relay.ended() == 0
+    log = str(relay.lines)
+    assert "planted-secret" not in log
+    assert not any(part in log for part in token.split("."))
 
 
 async def test_running_out_of_descriptors_passes() -> None:

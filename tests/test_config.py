@@ -157,11 +157,21 @@ def test_every_table_is_frozen_and_refuses_what_it_does_not_know(
     assert struct.__struct_config__.forbid_unknown_fields
 
 
+EXAMPLE = ROOT / "systemd" / "relay.toml"
+
+
 def test_every_key_of_the_shipped_example_holds_also_those_in_comments() -> None:
-    text = (ROOT / "systemd" / "relay.toml").read_text()
-    live = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
-    assert config.load(ROOT / "systemd" / "relay.toml", {}).upstream.url == config.OPENAI_URL
-    assert config.convert(tomllib.loads(live)).auth.keys_file == Path("/etc/relay/keys")
+    live = re.sub(r'^# (?=["\w-]+ = |\[\[)', "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    assert config.load(EXAMPLE, {}).upstream.url == config.OPENAI_URL
+    tree = tomllib.loads(live)
+    assert config.convert(tree).auth.keys_file == Path("/etc/relay/keys")
+    assert list(tree) == list(config.Config.__struct_fields__), "a section is missing or astray"
+
+
+def test_what_is_no_comment_in_the_shipped_example_is_the_default() -> None:
+    default = config.Config()
+    example = config.load(EXAMPLE, {})
+    assert example == msgspec.structs.replace(default, upstream=example.upstream)
 
 
 # The upstream.

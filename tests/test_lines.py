@@ -44,7 +44,7 @@ async def connected() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStrea
 
 
 @contextlib.asynccontextmanager
-async def lined(kind: str) -> AsyncIterator[tuple[Line, trio.abc.HalfCloseableStream]]:
+async def lined(kind: str) -> AsyncIterator[tuple[Line, trio.abc.Stream]]:
     """A line, and a stream of trio's at the other end."""
     async with connected() as (ours, theirs):
         peer: trio.abc.Stream = theirs
@@ -58,7 +58,7 @@ async def lined(kind: str) -> AsyncIterator[tuple[Line, trio.abc.HalfCloseableSt
         else:
             line = line_over(ours) if kind == "socket" else StreamLine(ours)
         try:
-            yield line, peer  # type: ignore[misc] # as far as these tests need it
+            yield line, peer
         finally:
             await trio.aclose_forcefully(line)
 

@@ -118,6 +118,20 @@ def test_lines_of_libraries_have_the_same_form() -> None:
     assert line["logger"] == "trio.serve_listeners"
 
 
+def test_a_full_descriptor_table_is_told_now_and_then_and_without_a_traceback() -> None:
+    stream = io.StringIO()
+    logs.set_up(form="json", stream=stream)
+    reports = logging.getLogger("trio.serve_listeners")
+    full = OSError(24, "Too many open files")
+    why = (OSError, full, None)
+    for second in (0.0, 0.1, 9.9, 10.0, 10.1):
+        record = reports.makeRecord(reports.name, logging.ERROR, "", 0, "no more", (), why)
+        record.created = second
+        reports.handle(record)
+    assert [line["event"] for line in lines(stream)] == ["no more"] * 2
+    assert not any("exception" in line for line in lines(stream))
+
+
 def test_setting_up_again_moves_loggers_that_exist() -> None:
     first, second = io.StringIO(), io.StringIO()
     logs.set_up(stream=first)

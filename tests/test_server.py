@@ -15,7 +15,7 @@ import trio
 import trustme
 from trio.testing import wait_all_tasks_blocked
 
-from relay import server, wire
+from relay import admission, server, wire
 from relay.config import Auth, Config, ConfigError, Listen
 from relay.server import Relay
 from relay.session.facts import Admission, Dialect
@@ -56,8 +56,9 @@ class Talkers:
 async def serving(
     configured: Config = Config(),  # noqa: B008 - frozen
     converse: server.Converse | None = None,
+    tokens: admission.Tokens = admission.no_tokens,
 ) -> AsyncIterator[tuple[Relay, str]]:
-    relay = Relay(configured, KEYS, converse or Talkers())
+    relay = Relay(configured, KEYS, converse or Talkers(), tokens)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:

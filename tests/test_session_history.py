@@ -158,3 +158,11 @@ def test_an_item_is_told_with_an_id_of_the_new_leg() -> None:
     ids = [event["item"]["id"] for event in book.sent[2] if "item" in event]
     assert all(name.startswith("u2_ctx_") for name in ids)
     assert len(set(ids)) == 2
+
+
+@pytest.mark.conformance("C-224")
+def test_an_id_that_serves_both_sides_mixes_up_nothing() -> None:
+    book = turn(ready(), 1).passes(20)
+    book.upstream(*speech("item_t1"), transcribed("item_t1", "Hm?"))
+    book.to_client("UserStartedSpeaking", user("Hm?")).passes(20)
+    assert told(book) == ["Question 1", "Answer 1", "Hm?"]

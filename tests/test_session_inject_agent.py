@@ -323,6 +323,46 @@ def test_interrupt_waits_at_most_a_second_for_the_cancelled_response() -> None:
 
 
 @pytest.mark.conformance("C-101")
+def test_interrupt_cancels_a_response_that_was_only_asked_for() -> None:
+    (
+        ready()
+        .client(types("Hi."))
+        .to_client(user("Hi."))
+        .to_upstream("conversation.item.create")
+        .acks()
+        .to_upstream("response.create")
+        .client(says("Stop.", "interrupt"))
+        .nothing()
+        .begins("resp_1")
+        .to_upstream(like("response.cancel", response_id="resp_1"))
+        .upstream(cancelled("resp_1", "client_cancelled"))
+        .to_upstream(verbatim("Stop."))
+    )
+
+
+@pytest.mark.conformance("C-101")
+def test_of_two_interrupts_the_second_takes_the_place_of_the_first() -> None:
+    refused = like("InjectionRefused", message=ANY)
+    (
+        answering(ms=1000)
+        .client(says("One.", "interrupt"))
+        .audio_dropped()
+        .to_upstream("response.cancel", "conversation.item.truncate")
+        .client(says("Two.", "interrupt"))
+        .to_client(refused)
+        .audio_dropped()
+        .upstream(cancelled("resp_1", "client_cancelled"))
+        .to_upstream(verbatim("Two."))
+        .client(says("Three.", "interrupt"))
+        .to_client(refused)
+        .begins("resp_2")
+        .to_upstream(like("response.cancel", response_id="resp_2"))
+        .upstream(cancelled("resp_2", "client_cancelled"))
+        .to_upstream(verbatim("Three."))
+    )
+
+
+@pytest.mark.conformance("C-101")
 def test_interrupt_speaks_even_while_the_user_does() -> None:
     (
         ready()

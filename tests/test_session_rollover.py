@@ -122,6 +122,22 @@ def test_without_rollover_an_expired_session_is_the_end() -> None:
     book.to_client(error("MAXIMUM_SESSION_LENGTH_REACHED")).closes(1000)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "expected", "closing"),
+    [
+        (1001, "Session hit the maximum duration.", "MAXIMUM_SESSION_LENGTH_REACHED", 1000),
+        (1001, "Going away.", "INTERNAL_SERVER_ERROR", 1011),
+        (1000, "Session hit the maximum duration.", "INTERNAL_SERVER_ERROR", 1011),
+    ],
+)
+@pytest.mark.conformance("C-184", "C-191")
+def test_without_rollover_a_closed_session_is_the_end(
+    code: int, reason: str, expected: str, closing: int
+) -> None:
+    book = ready(rollover=False).upstream_gone(Loss.CLOSED, code=code, reason=reason)
+    book.to_client(error(expected)).closes(closing)
+
+
 @pytest.mark.conformance("C-184")
 def test_with_rollover_an_expired_session_is_followed_by_another() -> None:
     ready().upstream(failure("session_expired")).hangs_up(1).to_client(LOST).dials()

@@ -22,6 +22,7 @@ from tests.scenes import (
     speech_started,
     speech_stopped,
     transcribed,
+    types,
     user,
     user_item,
     warning,
@@ -86,16 +87,18 @@ def test_a_refused_result_is_not_waited_for_by_the_response_that_uses_the_round(
 
 
 @pytest.mark.conformance("C-229")
-def test_only_the_round_of_a_refused_result_goes_on_without_it() -> None:
-    """Another result that is on its way is still waited for."""
+def test_whatever_else_is_waited_for_is_waited_for_after_a_refused_result() -> None:
+    """Another result, and what the user has written, are on their way still."""
     book = calling("call_1", "call_2").upstream(response_done(), speech_started())
-    book.to_client("UserStartedSpeaking").client(answer("call_1"), answer("call_2"))
-    book.to_upstream(output("call_1"), output("call_2")).refuses("conversation.item.create")
-    book.to_client(warning("THINK_REQUEST_FAILED")).upstream(speech_stopped(), committed())
-    book.upstream(*user_item(), transcribed("item_u1", "Hi.")).to_client(user("Hi."))
-    book.upstream(response_created("resp_2")).to_client("AgentThinking")
-    book.upstream(response_done("resp_2")).to_client("LatencyReport")
-    book.to_upstream("response.create")
+    book.to_client("UserStartedSpeaking").client(types("And?")).to_client(user("And?"))
+    book.to_upstream("conversation.item.create").client(answer("call_1"))
+    book.to_upstream(output("call_1")).client(answer("call_2")).to_upstream(output("call_2"))
+    book.refuses("conversation.item.create").to_client(warning("THINK_REQUEST_FAILED"))
+    book.upstream(speech_stopped(), committed(), *user_item(), transcribed("item_u1", "Hi."))
+    book.to_client(user("Hi.")).upstream(response_created("resp_2")).to_client("AgentThinking")
+    book.upstream(response_done("resp_2")).to_client("LatencyReport").nothing()
+    asked = like("response.create", response={"metadata": {"relay": "inject_user"}})
+    book.acks(1).to_upstream(asked)
 
 
 @pytest.mark.conformance("C-244", "C-170")

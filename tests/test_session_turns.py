@@ -9,14 +9,21 @@ from relay.settings import MappingOptions
 from tests.expected import like
 from tests.playbook import Playbook
 from tests.scenes import (
+    MODEL,
+    assistant,
     committed,
+    configuring,
+    error,
     opened,
     ready,
+    reply,
+    says,
     settings,
     speech,
     speech_started,
     speech_stopped,
     transcribed,
+    types,
     user,
 )
 
@@ -74,3 +81,21 @@ def test_an_empty_frame_before_settings_is_nothing() -> None:
     book = opened(early_audio_bytes=0).client_audio(b"").nothing().client(settings())
     book.formats().dials()
     assert not any(note.event == "held_audio_dropped" for note in book.logged)
+
+
+@pytest.mark.conformance("C-138", "C-218")
+def test_the_assistants_text_waits_for_all_that_the_user_said_before() -> None:
+    book = ready().upstream(*speech("item_u1")).to_client("UserStartedSpeaking")
+    book.upstream(*speech("item_u2")).to_client("UserStartedSpeaking")
+    book.upstream(*reply()).to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    book.upstream(transcribed("item_u2", "Two.")).to_client(user("Two."))
+    book.upstream(transcribed("item_u1", "One."))
+    book.to_client(user("One."), assistant("Hello."), "AgentAudioDone", "LatencyReport")
+
+
+@pytest.mark.conformance("C-105", "C-177")
+def test_after_a_held_message_that_is_the_end_the_next_one_is_not_obeyed() -> None:
+    """Also of what was sent while the upstream was dialled."""
+    exact = settings(think={"provider": {"type": "open_ai", "model": MODEL}, "prompt": "Hi."})
+    book = configuring(exact, strict=True).client(says("No.", "shout"), types("Hi.")).updated()
+    book.to_client("SettingsApplied", error("UNPARSABLE_CLIENT_MESSAGE")).closes(1000)

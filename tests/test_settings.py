@@ -1042,7 +1042,6 @@ def created(items: list[realtime.Item]) -> list[Any]:
 )
 def test_a_context_becomes_items_in_order(agent: dict[str, Any]) -> None:
     made = planned(agent)
-    assert made.context_given
     assert created(made.context) == [
         {
             "type": "message",
@@ -1069,7 +1068,6 @@ def test_in_instructions_mode_a_context_is_text_behind_the_prompt() -> None:
     agent = {**think(prompt="Be brief."), "context": {"messages": MESSAGES}}
     made = planned(agent, context_mode="instructions")
     assert made.context == []
-    assert made.context_given
     assert sent(made.session())["instructions"] == (
         "Be brief.\n\n"
         "Previous conversation:\n"
@@ -1080,12 +1078,6 @@ def test_in_instructions_mode_a_context_is_text_behind_the_prompt() -> None:
     )
     assert planned(agent).in_instructions() == made
     assert made.in_instructions() == made
-
-
-def test_an_empty_context_is_a_context_nevertheless() -> None:
-    assert planned({"context": {"messages": []}}).context_given
-    assert not planned({"context": {}}).context_given
-    assert not planned().context_given
 
 
 @conformance("C-225")

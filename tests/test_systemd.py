@@ -1,6 +1,7 @@
 """systemd: what is told to the service manager, and a unit that it accepts."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -97,16 +98,50 @@ def test_the_sockets_of_socket_activation_are_taken_over() -> None:
     assert result.stdout.splitlines() == [f"{ports} [False, False]", "[]"]
 
 
-if ANALYZE := shutil.which("systemd-analyze"):
+def check_unit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(ROOT / "scripts" / "check-unit"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-        text = (ROOT / "systemd" / "relay.service").read_text()
-        assert "/opt/relay/bin/relay" in text
-        unit = tmp_path / "relay.service"
-        unit.write_text(text.replace("/opt/relay/bin/relay", sys.executable))
-        # It exits 0 also for keys that it does not know, and says so on standard error only.
-        verify = [str(ANALYZE), "verify", str(unit)]
-        verified = subprocess.run(verify, capture_output=True, text=True, check=False)
-        assert (verified.returncode, verified.stderr) == (0, "")
-        score = [str(ANALYZE), "security", "--offline=true", "--threshold=20", str(unit)]
-        assert subprocess.run(score, capture_output=True, check=False).returncode == 0
+
+if shutil.which("systemd-analyze"):
+
+    def test_systemd_accepts_the_units_and_their_sandbox() -> None:
+        checked = check_unit()
+        assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
+        rows = [line.split() for line in checked.stdout.splitlines()]
+        assert [(row[0], row[1], row[3]) for row in rows[1:]] == [
+            ("verify", "relay.service", "ok"),
+            ("verify", "relay.socket", "ok"),
+            ("security", "relay.service", "ok"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("file", "line", "breach"),
+        [
+            ("relay.socket", "Nonsense=1", "verify     relay.socket"),
+            ("relay.service", "Nonsense=1", "verify     relay.service"),
+            (
+                "relay.service",
+                "[Service]\nPrivateUsers=no\nRestrictNamespaces=no\nSystemCallFilter=",
+                "security",
+            ),
+        ],
+    )
+    def test_a_unit_with_a_fault_is_found(
+        file: str, line: str, breach: str, tmp_path: Path
+    ) -> None:
+        for unit in ("relay.service", "relay.socket"):
+            text = (ROOT / "systemd" / unit).read_text()
+            (tmp_path / unit).write_text(f"{text}\n{line}\n" if unit == file else text)
+        checked = check_unit(str(tmp_path))
+        assert checked.returncode == 1
+        failed = [row for row in checked.stdout.splitlines() if row.endswith(" failed")]
+        assert any(row.startswith(breach) for row in failed), checked.stdout
+
+
+def test_every_credential_of_the_unit_may_be_missing() -> None:
+    text = (ROOT / "systemd" / "relay.service").read_text()
+    loaded = re.findall(r"^LoadCredential=([\w-]+):", text, re.MULTILINE)
+    blank = re.findall(r"^SetCredential=([\w-]+):\\n$", text, re.MULTILINE)
+    assert loaded == blank
+    assert {"openai-api-key", "relay-keys", "relay-token-secret"} <= set(loaded)

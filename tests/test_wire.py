@@ -855,6 +855,27 @@ async def test_a_client_still_sending_its_17_mib_hears_1009_not_a_reset() -> Non
         assert await peer.close_code() == 1009
 
 
+async def test_a_read_does_not_bring_more_than_the_others_can_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing is awaited between the pieces of one message: 64 KiB of empty pieces, which is what a
+    # socket gives if it may, would be a third of a second in which nobody else is served.
+    ours, theirs = trio.testing.memory_stream_pair()
+    receive_some, sizes = ours.receive_stream.receive_some, []
+
+    async def noted(max_bytes: int | None = None) -> bytes | bytearray:
+        data = await receive_some(max_bytes)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(ours.receive_stream, "receive_some", noted)
+    async with over((ours, theirs), echo) as peer:
+        await peer.upgraded()
+        await peer.send(bytes(wire.MIB))
+        assert await peer.message() == bytes(wire.MIB)
+    assert max(sizes) == 16 * 1024
+
+
 async def test_the_stream_ends_right_behind_a_refusal() -> None:
     # RFC 6455, 7.1.1: the server is the one to end the TCP connection.
     async with listening(echo) as server:

@@ -15,6 +15,8 @@ class Admission(msgspec.Struct, frozen=True):
     dialect: Dialect = Dialect.DEEPGRAM
     warm: bool = False
     """Worth dialling the upstream for before it has said what it wants."""
+    max_session_s: float | None = None
+    """The session may last no longer, whatever the options say; None: they alone decide."""
 
 
 class UpstreamTraits(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ def wrote(s: State, item: realtime.Item) -> None:
 
 def spoke(s: State, item_id: str) -> realtime.Item:
     """The user has said something; its text may come later (`transcribed`)."""
-    entry = _find(s, item_id)
+    entry = _find(s, item_id, "user")
     if entry is None:
         entry = realtime.Item(type="message", id=item_id, role="user")
         _add(s, entry)
@@ -32,16 +32,15 @@ def transcribed(s: State, item_id: str, content: str) -> None:
 
 
 def answered(s: State, item_id: str, content: str) -> None:
-    """What the agent says. An item's first text counts; a server may not name its items."""
-    if not item_id or _find(s, item_id) is None:
-        part = realtime.ContentPart(type="output_text", text=content)
-        _add(s, realtime.Item(type="message", id=item_id, role="assistant", content=[part]))
+    """What the agent says."""
+    part = realtime.ContentPart(type="output_text", text=content)
+    _add(s, realtime.Item(type="message", id=item_id, role="assistant", content=[part]))
 
 
 def heard(s: State, item_id: str, share: float) -> None:
     """Only this share of an answer was heard: the rest was never said (C-246)."""
-    entry = _find(s, item_id)
-    if entry is None or entry.role != "assistant":
+    entry = _find(s, item_id, "assistant")
+    if entry is None:
         return
     content = text_of(entry)
     kept = content[: round(len(content) * min(1.0, share))]
@@ -108,6 +107,6 @@ def _chars(items: Iterable[realtime.Item]) -> int:
     )
 
 
-def _find(s: State, item_id: str) -> realtime.Item | None:
+def _find(s: State, item_id: str, role: str) -> realtime.Item | None:
     """Mostly the newest."""
-    return next((item for item in reversed(s.log) if item.id == item_id), None)
+    return next((i for i in reversed(s.log) if i.id == item_id and i.role == role), None)

@@ -108,7 +108,7 @@ def request_unanswered(s: State) -> None:
     asked, s.requested = s.requested, None
     assert asked is not None
     s.note("warning", "response_unanswered", reason=asked.reason.value)
-    if not asked.asked_again:
+    if not asked.asked_again and not asked.dropped:
         asked.asked_again = True
         s.wants.insert(0, asked)
 

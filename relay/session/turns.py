@@ -12,6 +12,7 @@ from relay.session.state import Leg, Reason, State, Timer, TurnPhase, Want
 COMMIT_MIN_MS = 100.0
 """The upstream refuses to commit less (2.2)."""
 BEGAN_TO_SPEAK = "The user began to speak."
+REPLACED = "Another message took its place."
 
 
 # -- the user's voice ------------------------------------------------------------------------------
@@ -142,12 +143,13 @@ def inject_agent(s: State, message: voice_agent.InjectAgentMessage) -> None:
         s.tell(voice_agent.InjectionRefused(message="The user is speaking."))  # C-099, C-100
     elif behavior == "default" and s.agent_audible:
         s.tell(voice_agent.InjectionRefused(message="The agent is speaking."))  # C-098
-    elif s.applied.text_only:
-        say_as_text(s, content)
     else:
         if behavior == "interrupt":
             _cut_speech(s)
-        _recite(s, Reason.INJECT_AGENT, content, interrupts=behavior == "interrupt")
+        if s.applied.text_only:
+            say_as_text(s, content)
+        else:
+            _recite(s, Reason.INJECT_AGENT, content, interrupts=behavior == "interrupt")
 
 
 def greet(s: State) -> None:
@@ -155,8 +157,6 @@ def greet(s: State) -> None:
     greeting = s.applied.greeting
     if not greeting or s.options.greeting_mode == "off":
         return
-    if s.component and s.applied.context_given:
-        return  # C-145, L-16
     if s.options.greeting_mode == "text" or s.applied.text_only:
         say_as_text(s, greeting)
     else:
@@ -280,6 +280,11 @@ def _silence(s: State, leg: Leg, *, flush: bool) -> None:
 def _cut_speech(s: State) -> None:
     """An injected message takes the floor (3.3.1, C-101)."""
     assert s.live is not None
+    replaced = [want for want in s.wants if want.interrupts]
+    s.wants = [want for want in s.wants if not want.interrupts]
+    for _ in replaced:
+        s.tell(voice_agent.InjectionRefused(message=REPLACED))
+    _drop_requested(s, REPLACED)
     _silence(s, s.live, flush=False)
     if s.options.interrupt_flush == "user_started_speaking":
         s.tell(voice_agent.UserStartedSpeaking())
@@ -291,11 +296,17 @@ def _forget_recitals(s: State) -> None:
         if want.reason is Reason.INJECT_AGENT:
             s.tell(voice_agent.InjectionRefused(message=BEGAN_TO_SPEAK))
     s.wants = [want for want in s.wants if not want.verbatim]
+    if s.requested is not None and s.requested.verbatim and not s.requested.interrupts:
+        _drop_requested(s, BEGAN_TO_SPEAK)
+
+
+def _drop_requested(s: State, why: str) -> None:
+    """What was asked for and has not begun is cancelled as soon as it begins."""
     asked = s.requested
-    if asked is not None and asked.verbatim and not asked.interrupts:
+    if asked is not None and not asked.dropped:
         asked.dropped = True
         if asked.reason is Reason.INJECT_AGENT:
-            s.tell(voice_agent.InjectionRefused(message=BEGAN_TO_SPEAK))
+            s.tell(voice_agent.InjectionRefused(message=why))
 
 
 def _recite(s: State, reason: Reason, content: str, *, interrupts: bool = False) -> None:

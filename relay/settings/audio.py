@@ -88,7 +88,7 @@ def _format(
     if rate is None:
         rate = 8_000 if chosen in (Encoding.MULAW, Encoding.ALAW) else 24_000
     asked = Format(chosen, rate)
-    if not transcodable(asked, _nearest(asked)):
+    if not transcodable(asked, PCM24K):
         raise Unusable(f"{path}.sample_rate", "not supported; usual are 8000 to 48000")
     return asked
 

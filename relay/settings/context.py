@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 
 from relay import realtime, voice_agent
 from relay.settings.findings import Findings
-from relay.settings.think import is_function_name
 
 HEADING = "Previous conversation:"
 
@@ -35,9 +34,8 @@ def items(
 
 
 def transcript(items: Iterable[realtime.Item]) -> str:
-    """The same history as a block of text for the instructions (C-040); empty if there is none."""
-    lines = [_line(item) for item in items]
-    return "\n".join([HEADING, *lines]) if lines else ""
+    """The same history as a block of text for the instructions (C-040)."""
+    return "\n".join([HEADING, *map(_line, items)])
 
 
 def _entry(message: voice_agent.ContextMessage, index: int) -> Iterator[realtime.Item]:
@@ -68,7 +66,7 @@ def _said(role: str, kind: str, text: str) -> realtime.Item:
 
 def _function_name(name: str) -> str:
     """What the API's pattern takes (C-225)."""
-    return name if is_function_name(name) else re.sub("[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"
+    return re.sub("[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"
 
 
 def _line(item: realtime.Item) -> str:

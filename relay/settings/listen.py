@@ -123,7 +123,7 @@ def _transcription(
     if languages and not takes_lists:
         if language is None and len(languages) == 1:
             language = languages[0]
-        elif len(languages) > 1:
+        else:
             findings.ignore("listen.provider.language_hints", languages)
         languages = []
     keyterms = [term for term in provider.keyterms or [] if term.strip()]

@@ -49,8 +49,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """History messages are wanted."""
     context: list[realtime.Item]
     """To be created before anything else, without ids; empty in instructions mode."""
-    context_given: bool
-    """The client sent a context, if only an empty one."""
     transcript: str
     """The context as text behind the instructions; empty in items mode."""
     functions_prompt: str
@@ -243,7 +241,6 @@ def _plan(
         greeting=_greeting(agent, who, past),
         history=message.flags is None or message.flags.history is not False,
         context=items,
-        context_given=past is not None,
         transcript="",
         functions_prompt=options.functions_prompt,
         passthrough=options.passthrough,
@@ -266,7 +263,7 @@ def _agent(agent: voice_agent.Agent | str | None, options: MappingOptions) -> vo
 def _greeting(
     agent: voice_agent.Agent, who: Dialect, past: list[voice_agent.ContextMessage] | None
 ) -> str:
-    """Deepgram greets beside a context too (U-16), the component does not."""
+    """Deepgram greets beside a context too (U-16), the component does not (C-145, L-16)."""
     greeting = agent.greeting or ""
     return "" if not greeting.strip() or (past and who is Dialect.COMPONENT) else greeting
 

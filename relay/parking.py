@@ -1,0 +1,356 @@
+"""parking: which conversation a connection may take up again, decided from what it brings.
+
+It knows the claims of connections, when each conversation was left, and how long it waits. It holds
+no conversation, has no clock (`now` is an argument, in seconds) and opens nothing: what is to be
+done about a decision it answers as a list of orders.
+
+Two things tell a returning client. An id from one of its Welcomes is unguessable and proves it. The
+`x-deepgram-session-id` that the official JavaScript SDK sends proves little: it belongs to one
+client *object*, which in a backend may hold the conversations of many people. A fresh conversation
+begins with Settings, and the SDK never sends those again when it reconnects; so a first message
+other than Settings means that somebody is back, though not who. It is certain who it is while only
+one conversation of that object can be meant: one is known, nobody of the object was lost in any
+other way (`Spoil` says for which ways that can not be said), and no two of its connections were in
+use at the same time. Otherwise nothing is resumed: no one may be handed another's conversation.
+"""
+
+import enum
+import math
+from typing import Literal, TypeAlias
+
+import msgspec
+
+SPOILT_LABELS = 65_536
+"""How many labels are remembered of which nothing is resumed any more; those seen last."""
+
+ByHeader: TypeAlias = Literal["bare", "equal", "off"]
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What the head of a connection says about where it belongs."""
+
+    credentials: str = ""
+    """Whose it is. Other credentials never resume (C-255)."""
+    resume: str | None = None
+    """`?resume=`: an id of an earlier Welcome."""
+    label: str | None = None
+    """`x-deepgram-session-id`."""
+
+
+class Deposit(msgspec.Struct):
+    """A conversation, as far as it can be claimed."""
+
+    key: str
+    """The id of its first Welcome."""
+    credentials: str
+    ids: list[str]
+    """Of all its Welcomes."""
+    label: str | None = None
+    settings: bytes = b""
+    """Digest of the Settings last accepted."""
+
+
+class Connection(msgspec.Struct):
+    """One client connection."""
+
+    id: str
+    """The id of its Welcome."""
+    claim: Claim
+    arrived_at: float
+    watched: bool = False
+    """A newer connection bears the same label: say so (`came`) when anything comes of this one."""
+    place: "Place | None" = None
+    """The conversation that it holds; None before its first message."""
+
+
+class Place(msgspec.Struct):
+    """Where a conversation is."""
+
+    deposit: Deposit
+    holder: Connection | None = None
+    """None: it is parked."""
+    until: float = math.inf
+    """When it is forgotten."""
+
+
+class End(enum.Enum):
+    """How a connection ended."""
+
+    LOST = "lost"
+    """Without a close frame; its conversation waits."""
+    CLOSED = "closed"
+    """The client closed it, or we did with 1000: nobody comes back by itself."""
+    BROKEN = "broken"
+    """It ended otherwise, and its conversation with it."""
+    KEPT = "kept"
+    """The daemon stops, and the conversation waits for the next one."""
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """The conversation is over: erase what was kept of it."""
+
+    key: str
+
+
+class Spoil(msgspec.Struct, frozen=True):
+    """Nothing is resumed by this label any more, not by a later process either."""
+
+    label: str
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """Somebody bears this label and has no conversation yet. If the process is killed now, they
+    come back with nothing to find: for a later process the label is spoilt, unless..."""
+
+    label: str
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """...all who bear it have one."""
+
+    label: str
+
+
+class Supersede(msgspec.Struct, frozen=True):
+    """Close this connection: another one claims the same conversation (C-256)."""
+
+    connection: str
+
+
+Order: TypeAlias = Forget | Spoil | Doubt | Trust | Supersede
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What the first message of a connection has come to."""
+
+    key: str | None
+    """The conversation to go on with; None: it is a new one."""
+    holder: str | None
+    """The connection that has it; None: it is parked."""
+    orders: list[Order]
+
+
+class Lot:
+    """All conversations that somebody holds or may come back to."""
+
+    def __init__(
+        self, *, window_s: float = 30.0, max_parked: int = 1000, by_header: ByHeader = "bare"
+    ) -> None:
+        """`window_s` 0: nothing is parked."""
+        self._window_s = window_s
+        self._max_parked = max_parked
+        self._by_header = by_header
+        self._connections: dict[str, Connection] = {}  # in the order of their arrival
+        self._undecided: dict[str, Connection] = {}
+        self._places: dict[str, Place] = {}
+        self._ids: dict[str, Place] = {}
+        self._spoilt: dict[str, None] = {}  # those seen last at the end
+        self._orders: list[Order] = []
+
+    # -- what happens -----------------------------------------------------------------------------
+
+    def restored(self, deposit: Deposit, now: float) -> list[Order]:
+        """An earlier process left this; its window begins now (C-260)."""
+        self._add(Place(deposit, until=now + self._window_s))
+        return self._bounded()
+
+    def spoilt(self, label: str) -> None:
+        """An earlier process said so, or doubted it to its end."""
+        self._spoilt[label] = None
+
+    def arrived(self, connection: str, claim: Claim, now: float) -> tuple[Connection, list[Order]]:
+        """A connection was accepted. What it may claim waits for its first message."""
+        newcomer = Connection(connection, claim, now)
+        if claim.label in self._spoilt:
+            self._spoilt[claim.label] = self._spoilt.pop(claim.label)
+        elif claim.label is not None:
+            for older in self._labelled(claim.label):
+                older.watched = True
+        if self._is_certain(claim.label):
+            self._orders.append(Doubt(claim.label or ""))
+        self._connections[connection] = self._undecided[connection] = newcomer
+        return newcomer, self._taken()
+
+    def came(self, connection: str) -> list[Order]:
+        """Something came of a watched connection: it and a newer one are both in use (C-252)."""
+        self._spoil(self._connections[connection].claim.label)
+        return self._taken()
+
+    def decided(self, connection: str, now: float, settings: bytes | None = None) -> Decision:
+        """The first message came: Settings with this digest, or anything else."""
+        newcomer = self._undecided.pop(connection)
+        place = self._claimed(newcomer, settings, now)
+        if place is None:
+            if settings is None:
+                self._spoil(newcomer.claim.label)  # somebody is back of whom we do not know
+            deposit = Deposit(connection, newcomer.claim.credentials, [], newcomer.claim.label)
+            place = self._add(Place(deposit))
+            key, holder = None, None
+        else:
+            key, holder = place.deposit.key, self._displaced(place, newcomer)
+        self._take(place, newcomer, settings)
+        self._less_doubt(newcomer)
+        return Decision(key, holder.id if holder else None, self._taken())
+
+    def ended(self, connection: str, how: End, now: float) -> list[Order]:
+        """A connection is no more."""
+        gone = self._connections.pop(connection, None)
+        if gone is None:
+            return []  # superseded
+        place = gone.place
+        if place is None:
+            del self._undecided[connection]
+            if how is not End.CLOSED:
+                self._spoil(gone.claim.label)  # its Settings may be on the way for ever
+            self._less_doubt(gone)
+        elif how is End.LOST and self._window_s > 0:
+            place.holder, place.until = None, now + self._window_s
+            return self._bounded()
+        elif how is End.KEPT:
+            self._remove(place)
+        else:
+            self._forget(place, clean=how is End.CLOSED)
+        return self._taken()
+
+    def time_passed(self, now: float) -> list[Order]:
+        """What nobody came back for is forgotten (C-249). Early calls do nothing."""
+        for place in [p for p in self._places.values() if p.until <= now]:
+            if not self._is_awaited(place):
+                self._forget(place, clean=False)
+        return self._taken()
+
+    def next_deadline(self) -> float:
+        """When `time_passed` is to be called; inf when there is no need. What a newcomer may be
+        about to claim is looked at again when that has decided or ended."""
+        waiting = (p.until for p in self._places.values() if not self._is_awaited(p))
+        return min(waiting, default=math.inf)
+
+    # -- what is known ----------------------------------------------------------------------------
+
+    def deposit(self, connection: str) -> Deposit | None:
+        """The conversation that a connection holds."""
+        held = self._connections.get(connection)
+        return held.place.deposit if held is not None and held.place is not None else None
+
+    @property
+    def parked(self) -> int:
+        return sum(place.holder is None for place in self._places.values())
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _claimed(self, newcomer: Connection, settings: bytes | None, now: float) -> Place | None:
+        claim = newcomer.claim
+        place = self._ids.get(claim.resume) if claim.resume else None
+        if place is not None and self._may_have(newcomer, place):
+            return place  # C-254
+        if claim.label is None or claim.label in self._spoilt:
+            return None
+        places = [p for p in self._places.values() if p.deposit.label == claim.label]
+        others = [c for c in self._undecided.values() if c.claim.label == claim.label]
+        if len(places) != 1 or others or not self._may_have(newcomer, places[0]):
+            return None
+        bare = settings is None
+        match self._by_header:
+            case "bare":
+                return places[0] if bare else None  # C-251
+            case "equal":
+                return places[0] if bare or settings == places[0].deposit.settings else None
+            case "off":
+                return None
+
+    def _may_have(self, newcomer: Connection, place: Place) -> bool:
+        """Not another's, and not come too late."""
+        ours = place.deposit.credentials == newcomer.claim.credentials
+        return ours and newcomer.arrived_at < place.until
+
+    def _is_awaited(self, place: Place) -> bool:
+        """Somebody has arrived in time who may be about to claim it."""
+        return any(
+            self._may_have(c, place)
+            and (c.claim.resume in place.deposit.ids or self._bears(c, place))
+            for c in self._undecided.values()
+        )
+
+    def _bears(self, newcomer: Connection, place: Place) -> bool:
+        label = newcomer.claim.label
+        return label is not None and label == place.deposit.label and label not in self._spoilt
+
+    def _displaced(self, place: Place, newcomer: Connection) -> Connection | None:
+        """Of two claims the last wins (C-256). Returns who had the conversation."""
+        for other in list(self._undecided.values()):
+            older = other.arrived_at < newcomer.arrived_at  # a later one may yet have its turn
+            if older and other.claim.resume in place.deposit.ids and self._may_have(other, place):
+                self._supersede(other)
+        holder, place.holder = place.holder, None
+        if holder is not None:
+            self._supersede(holder)
+        return holder
+
+    def _supersede(self, connection: Connection) -> None:
+        del self._connections[connection.id]
+        self._orders.append(Supersede(connection.id))
+        if self._undecided.pop(connection.id, None) is not None:
+            self._less_doubt(connection)
+
+    def _take(self, place: Place, newcomer: Connection, settings: bytes | None) -> None:
+        deposit = place.deposit
+        if deposit.label != newcomer.claim.label:
+            self._spoil(deposit.label)  # who bears it may yet look for what has gone elsewhere
+            deposit.label = newcomer.claim.label
+        if settings is not None:
+            deposit.settings = settings
+        deposit.ids.append(newcomer.id)
+        self._ids[newcomer.id] = place
+        place.holder, place.until = newcomer, math.inf
+        newcomer.place = place
+
+    def _add(self, place: Place) -> Place:
+        self._places[place.deposit.key] = place
+        for known in place.deposit.ids:
+            self._ids[known] = place
+        return place
+
+    def _bounded(self) -> list[Order]:
+        waiting = sorted(
+            (p for p in self._places.values() if p.holder is None), key=lambda p: p.until
+        )
+        for place in waiting[: max(0, len(waiting) - self._max_parked)]:
+            self._forget(place, clean=False)
+        return self._taken()
+
+    def _forget(self, place: Place, *, clean: bool) -> None:
+        self._remove(place)
+        self._orders.append(Forget(place.deposit.key))
+        if not clean:
+            self._spoil(place.deposit.label)  # its client may still come back
+
+    def _remove(self, place: Place) -> None:
+        del self._places[place.deposit.key]
+        for known in place.deposit.ids:
+            del self._ids[known]
+
+    def _is_certain(self, label: str | None) -> bool:
+        """Whether all who bear it have a conversation."""
+        others = (c.claim.label == label for c in self._undecided.values())
+        return label is not None and label not in self._spoilt and not any(others)
+
+    def _less_doubt(self, decided: Connection) -> None:
+        if self._is_certain(decided.claim.label):
+            self._orders.append(Trust(decided.claim.label or ""))
+
+    def _labelled(self, label: str) -> list[Connection]:
+        return [c for c in self._connections.values() if c.claim.label == label]
+
+    def _spoil(self, label: str | None) -> None:
+        if label is None or label in self._spoilt:
+            return
+        self._spoilt[label] = None
+        if len(self._spoilt) > SPOILT_LABELS:
+            del self._spoilt[next(iter(self._spoilt))]
+        for connection in self._labelled(label):
+            connection.watched = False
+        self._orders.append(Spoil(label))
+
+    def _taken(self) -> list[Order]:
+        orders, self._orders = self._orders, []
+        return orders
