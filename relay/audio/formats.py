@@ -15,6 +15,9 @@ FRAME_BYTES = 32 * 1024
 """The largest binary frame for a client (C-132); the official SDKs take up to 1 MiB."""
 
 
+_SAMPLE_BYTES = {"linear16": 2, "linear32": 4, "mulaw": 1, "alaw": 1}
+
+
 class Encoding(enum.Enum):
     """How one sample is written. The values are Deepgram's names."""
 
@@ -27,13 +30,9 @@ class Encoding(enum.Enum):
     ALAW = "alaw"
     """G.711 A-law, 8 bits."""
 
+    def __init__(self, name: str) -> None:
+        self.sample_bytes = _SAMPLE_BYTES[name]
 
-_SAMPLE_BYTES = {
-    Encoding.LINEAR16: 2,
-    Encoding.LINEAR32: 4,
-    Encoding.MULAW: 1,
-    Encoding.ALAW: 1,
-}
 
 _SILENT_SAMPLE = {
     Encoding.LINEAR16: bytes(2),
@@ -52,11 +51,11 @@ class Format(msgspec.Struct, frozen=True):
 
     @property
     def sample_bytes(self) -> int:
-        return _SAMPLE_BYTES[self.encoding]
+        return self.encoding.sample_bytes
 
     @property
     def bytes_per_second(self) -> int:
-        return self.rate * self.sample_bytes
+        return self.rate * self.encoding.sample_bytes
 
     def ms(self, nbytes: int) -> float:
         """How long `nbytes` of this audio last, in milliseconds."""
