@@ -57,13 +57,18 @@ ROOMS = {
     "settings": Room({"errors", "frames", "audio"} | CODECS),
     "session": Room({"errors", "frames", "audio", "settings"} | CODECS),
     "parking": Room(),
+    "store": Room({"config"}, {"cryptography", "structlog", "time", "trio", "trio_util"}),
+    "continuity": Room(
+        {"config", "parking", "session", "store", "voice_agent"}, {"structlog", "time", "trio"}
+    ),
     "config": Room({"session", "settings", "simulator", "voice_agent"}),
     "dialogue": Room({"audio", "frames", "voice_agent"}),
-    "admission": Room({"config", "session", "wire"}),
+    "admission": Room({"config", "parking", "session", "wire"}),
     "tokens": Room({"admission", "config"}, {"cryptography", "jwt"}),
     "wire": Room({"errors"}, {"trio", "trio_websocket", "wsproto", "h11", "ssl"}),
     "bridge": Room(
-        {"errors", "frames", "session", "settings", "wire", "audio"} | CODECS,
+        {"continuity", "errors", "frames", "parking", "session", "settings", "wire", "audio"}
+        | CODECS,
         {"trio", "trio_util", "structlog", "time"},
     ),
     "functions": Room({"config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}),
@@ -74,7 +79,9 @@ ROOMS = {
             "admission",
             "bridge",
             "config",
+            "continuity",
             "functions",
+            "parking",
             "probe",
             "ready",
             "session",
