@@ -559,9 +559,15 @@ def _credential(name: str, environment: Mapping[str, str]) -> Path | None:
     """A file that systemd's LoadCredential= left for us; a blank one is what SetCredential= in the
     unit puts in place of one that does not exist."""
     directory = environment.get("CREDENTIALS_DIRECTORY")
-    file = Path(directory, name) if directory else None
-    if file is None or not file.is_file():
+    if not directory:
         return None
+    file = Path(directory, name)
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"credential {name}: cannot read {file}: {_reason(error)}") from None
     return file if read_text(file, f"credential {name}").strip() else None
 
 
