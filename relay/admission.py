@@ -14,12 +14,15 @@ from typing import TypeAlias
 import msgspec
 
 from relay.config import Auth, Listen, is_loopback
+from relay.parking import Claim
 from relay.session.facts import Dialect
 from relay.wire import Request
 
 SCHEMES = ("token", "bearer")
 """Of the Authorization header and of the sub-protocols: keys and short-lived tokens (1.1). Both are
 taken for either, since the SDKs mix them."""
+SDK_OBJECT = "x-deepgram-session-id"
+"""Header or sub-protocol by which the official JavaScript SDK names its client object."""
 MAX_CREDENTIALS = 8
 """Looked at in one request. A client has one, in up to three places; more would be guesses at our
 cost."""
@@ -95,6 +98,27 @@ def admit(
     if grant.origins is not None and not _is_one_of(request.origin, grant.origins):
         return Refused(403, "origin not allowed")
     return Admitted(dialect, grant.name, subprotocol, grant.max_session_s)
+
+
+def claim(request: Request, key_name: str | None) -> Claim:
+    """Which conversation an admitted connection may take up again (4.9). What proves it is kept as
+    a digest only."""
+    offers = request.subprotocols
+    pairs = dict(zip(offers[::2], offers[1::2], strict=False))
+    label = request.headers.get(SDK_OBJECT) or pairs.get(SDK_OBJECT)
+    asked = urllib.parse.parse_qs(request.query).get("resume", [])
+    if key_name is not None:
+        credentials = f"key {key_name}"
+    else:  # nobody checked them, but a stranger would have to know them (C-255)
+        shown = [request.headers.get("authorization", "")]
+        shown += [value for name, value in pairs.items() if name in SCHEMES]
+        shown += urllib.parse.parse_qs(request.query).get("token", [])
+        credentials = _digest("\n".join(shown))
+    return Claim(credentials, asked[-1] if asked else None, _digest(label) if label else None)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _dialect(path: str, listen: Listen) -> Dialect | None:

@@ -22,6 +22,9 @@ import trio
 from relay import realtime, voice_agent
 from relay.audio.transcode import transcoder
 from relay.audio.wav import streaming_header
+from relay.continuity import Visit
+from relay.frames import Unknown, Unparsable
+from relay.parking import End
 from relay.session import ClientGone, Loss, Session, UpstreamGone
 from relay.session.actions import (
     Action,
@@ -70,15 +73,17 @@ async def run(
     going_away: trio.Event,
     *,
     functions: Functions = no_functions,
+    visit: Visit | None = None,
     wall: Callable[[], float] = time.time,
 ) -> None:
     """Hold one conversation to its end; returns when nothing of it is left.
 
     The client's leg is the caller's, but when this returns its goodbye has been said. `going_away`
-    says that the daemon stops (C-192). A mistake of ours is logged with its traceback and ends this
+    says that the daemon stops (C-192). `visit`: the conversation may be another's of before, and
+    may outlive the connection. A mistake of ours is logged with its traceback and ends this
     conversation, in the protocol's words, and no other.
     """
-    await _Bridge(client, session, dial, functions, wall).run(going_away)
+    await _Bridge(client, session, dial, functions, visit, wall).run(going_away)
 
 
 class _Bridge:
@@ -90,12 +95,15 @@ class _Bridge:
         session: Session,
         dial: Dialler,
         functions: Functions,
+        visit: Visit | None,
         wall: Callable[[], float],
     ) -> None:
         self._client = client
         self._session = session
         self._dial = dial
         self._functions = functions
+        self._visit = visit
+        self._revision = 0  # of the session, as far as the visit was told
         self._wall = wall
         self._upstreams: dict[int, _Upstream] = {}  # those not hung up
         self._calls: dict[str, trio.CancelScope] = {}
@@ -106,6 +114,14 @@ class _Bridge:
         self._close: Close | None = None
 
     async def run(self, going_away: trio.Event) -> None:
+        if self._visit is not None:
+            self._visit.superseded = self._superseded
+        try:
+            await self._run(going_away)
+        finally:
+            self._ended(End.KEPT)  # unless it has ended otherwise before we were cancelled
+
+    async def _run(self, going_away: trio.Event) -> None:
         async with trio.open_nursery() as self._nursery:
             self._tell(lambda now: self._session.opened(now, self._wall()))
             self._nursery.start_soon(self._hear_client)
@@ -125,25 +141,31 @@ class _Bridge:
         with self._blame_on_us():
             try:
                 while True:
-                    self._client_frame(await self._client.receive())
+                    frame = await self._client.receive()
+                    if self._visit is None or not await self._resumes(self._visit, frame):
+                        self._client_frame(frame)
             except LegGone as gone:
                 end = ClientGone(gone.code, gone.reason)
             if not self._over.is_set():
                 # Behind a code are the client's own words, which may be anything (C-197).
                 log.info("client gone", code=end.code, reason="" if end.code else end.reason)
+                self._ended(_END.get(end.code, End.CLOSED))
                 self._tell(lambda now: self._session.client_gone(end, now))
                 self._over.set()
 
     def _client_frame(self, frame: Frame) -> None:
-        limit = self._session.options.max_client_frame_bytes
-        if isinstance(frame, bytes) and len(frame) <= limit:
-            self._client_audio(frame)
-        elif isinstance(frame, str) and _fits(frame, limit):
-            message = voice_agent.decode_client(frame)
-            self._tell(lambda now: self._session.client_message(message, now))
-        else:
+        if self._is_too_big(frame):
             size = len(frame.encode()) if isinstance(frame, str) else len(frame)
             self._tell(lambda now: self._session.client_too_big(size, now))
+        elif isinstance(frame, bytes):
+            self._client_audio(frame)
+        else:
+            message = voice_agent.decode_client(frame)
+            self._tell(lambda now: self._session.client_message(message, now))
+
+    def _is_too_big(self, frame: Frame) -> bool:
+        limit = self._session.options.max_client_frame_bytes
+        return len(frame) > limit or (isinstance(frame, str) and not _fits(frame, limit))
 
     def _client_audio(self, frame: bytes) -> None:
         # The hot path: nothing is allocated here but what the frame itself becomes.
@@ -231,6 +253,8 @@ class _Bridge:
 
     async def _call(self, call: CallEndpoint, scope: trio.CancelScope) -> None:
         with self._blame_on_us(), scope:
+            if self._visit is not None:
+                await self._visit.written()  # else after a crash it would be called again (C-259)
             output, ok = await self._functions(call)
             if self._calls.get(call.call) is scope:
                 del self._calls[call.call]
@@ -238,7 +262,65 @@ class _Bridge:
 
     async def _leave(self, going_away: trio.Event) -> None:
         await going_away.wait()
+        self._ended(End.KEPT)
         self._tell(self._session.going_away)
+
+    # -- what outlives the connection -------------------------------------------------------------
+
+    async def _resumes(self, visit: Visit, frame: Frame) -> bool:
+        """Whether this frame was the client's way to say that it is back, and no more than that."""
+        if visit.watched:
+            visit.came()
+        if not visit.undecided or self._over.is_set() or self._is_too_big(frame):
+            return False
+        first = _first_message(frame)
+        if first is None:
+            return False
+        returned = await visit.decided(first)
+        if returned is None or self._over.is_set():
+            return False
+        newcomer = self._session
+        for leg in list(self._upstreams):
+            self._hang_up(leg)  # dialled on a guess
+        self._session = session = Session.restored(
+            returned.snapshot,
+            options=newcomer.options,
+            mapping=newcomer.mapping,
+            upstreams=newcomer.upstreams,
+            lost_wall=returned.lost_wall,
+        )
+        self._tell(
+            lambda now: session.resumed(
+                newcomer.admission, now, self._wall(), returned.settings, repeated=returned.repeated
+            )
+        )
+        return returned.settings is not None
+
+    def _superseded(self) -> bytes | None:
+        """Another connection has the conversation (C-256): not a word more here."""
+        if self._over.is_set():
+            return None
+        self._session.client_backlog(self._client.unsent_audio_ms)
+        left = self._parked()
+        self._close = Close(1000, "superseded")
+        self._over.set()
+        return left
+
+    def _ended(self, how: End) -> None:
+        """Say at once what becomes of the conversation; what is said later does not count."""
+        if self._visit is None or self._over.is_set():
+            return
+        if how is End.KEPT and not self._visit.durable:
+            how = End.BROKEN
+        left = self._parked() if how in (End.LOST, End.KEPT) else None
+        if how is End.LOST and left is None:
+            how = End.BROKEN
+        self._visit.ended(how, left)
+
+    def _parked(self) -> bytes | None:
+        if not self._session.worth_keeping:
+            return None
+        return self._session.parked(trio.current_time(), self._wall())
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -252,6 +334,9 @@ class _Bridge:
                 self._session.client_backlog(unsent)
                 self._backlog_ms = unsent
             self._perform(what_happened(trio.current_time()))
+            if self._visit is not None and self._session.revision != self._revision:
+                self._revision = self._session.revision
+                self._visit.changed(self._session)
 
     def _perform(self, actions: list[Action]) -> None:
         redelivered: list[voice_agent.ClientMessage | bytes] = []
@@ -288,6 +373,7 @@ class _Bridge:
                 case Note():
                     _write(action)
                 case Close():
+                    self._ended(End.CLOSED if action.code == 1000 else End.BROKEN)
                     self._close = action
                     self._over.set()
                 case _:
@@ -329,6 +415,7 @@ class _Bridge:
             code = "INTERNAL_SERVER_ERROR"
             error = voice_agent.Error(description="The relay failed.", code=code)
             self._client.post(voice_agent.encode(error))
+            self._ended(End.BROKEN)
             self._close = Close(1011, code)
             self._over.set()
 
@@ -387,12 +474,25 @@ _KEY = re.compile(r"\b(sk|ek)[-_][\w*-]+")
 """A key as OpenAI writes them, or masks them when it says that one is wrong."""
 
 
+_END = {None: End.LOST, 1002: End.BROKEN, 1007: End.BROKEN, 1009: End.BROKEN}
+"""What becomes of the conversation, by the code with which the client's leg ended; CLOSED by any
+other, which the client sent."""
+
+
+def _first_message(frame: Frame) -> voice_agent.ClientMessage | bytes | None:
+    """What decides whether the client is back; None: nothing that makes sense."""
+    if isinstance(frame, str) or frame.startswith(b"{"):
+        message = voice_agent.decode_client(frame)
+        if isinstance(message, voice_agent.Settings):
+            return message
+        if isinstance(frame, str):
+            return None if isinstance(message, Unknown | Unparsable) else message
+    return frame
+
+
 def _fits(text: str, limit: int) -> bool:
     """Whether text has at most `limit` bytes."""
-    length = len(text)
-    return length * 4 <= limit or (
-        length <= limit and (text.isascii() or len(text.encode()) <= limit)
-    )
+    return len(text) * 4 <= limit or text.isascii() or len(text.encode()) <= limit
 
 
 def _write(note: Note) -> None:

@@ -30,6 +30,8 @@ SIMULATOR = "simulator"
 """The word that stands for the embedded simulator where a URL is expected."""
 OPENAI_URL = "wss://api.openai.com/v1/realtime"
 
+SQLITE = "sqlite:///"
+
 DEFAULTS = MappingOptions()
 
 UrlPath: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^/[^?#\s]*$")]
@@ -160,6 +162,25 @@ class Functions(Section, frozen=True):
     """Calls of all conversations at once; others wait."""
 
 
+class Store(Section, frozen=True):
+    """Where conversations wait that may be resumed."""
+
+    url: str | None = None
+    """`sqlite:///PATH` keeps snapshots of live and of parked sessions in a file of mode 0600, so
+    that a restart resumes them; PATH is relative unless it begins with another `/`. Unset: they
+    are in memory and end with the process."""
+    key_file: Path | None = None
+    """File with Fernet keys, one a line: the first encrypts the snapshots, all decrypt. Needs the
+    extra `store-encryption`."""
+    max_age_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    """Older snapshots are erased at the start instead of resumed."""
+
+    @property
+    def path(self) -> Path:
+        """Of the file that `url` names."""
+        return Path((self.url or "").removeprefix(SQLITE))
+
+
 class Log(Section, frozen=True):
     """What is written to standard error."""
 
@@ -190,6 +211,7 @@ class Config(Section, frozen=True):
     agents: dict[str, Agent] = {}
     """Agent id -> what Settings would carry as `agent`, and read as leniently."""
     functions: Functions = Functions()
+    store: Store = Store()
     simulator: Script = Script()
     log: Log = Log()
 
@@ -351,7 +373,7 @@ def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
 
 def _keys_in(file: Path, *, may_be_empty: bool) -> dict[bytes, str]:
     names: dict[bytes, str] = {}
-    for number, line in enumerate(_read_text(file, "auth.keys_file").splitlines(), 1):
+    for number, line in enumerate(read_text(file, "auth.keys_file").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         entry = re.fullmatch(r"\s*([^\s:]+)\s*:\s*([0-9a-fA-F]{64})\s*", line)
@@ -382,10 +404,10 @@ def token_key(config: Config, environment: Mapping[str, str]) -> TokenKey | None
     found = None
     if file := auth.token_public_key_file:
         name = "auth.token_public_key_file"
-        found = TokenKey("EdDSA", _read_text(file, name), name)
+        found = TokenKey("EdDSA", read_text(file, name), name)
     elif file := auth.token_secret_file or _credential("relay-token-secret", environment):
         name = "auth.token_secret_file"
-        found = TokenKey("HS256", _read_text(file, name).strip(), name)
+        found = TokenKey("HS256", read_text(file, name).strip(), name)
     if found is not None:
         _demand_jwt(found.name)
     return found
@@ -400,7 +422,7 @@ def signing_key(config: Config, environment: Mapping[str, str], file: Path | Non
     if file is None:
         raise ConfigError("--signing-key: needed unless there is an auth.token_secret_file")
     _demand_jwt("relay token")
-    return _read_text(file, "--signing-key")
+    return read_text(file, "--signing-key")
 
 
 def _demand_jwt(name: str) -> None:
@@ -464,6 +486,7 @@ def _check(config: Config) -> None:
         if not _is_websocket_url(fallback.url):
             raise ConfigError(f"upstreams[{number}].url: expected ws://HOST or wss://HOST")
     _check_functions(config.functions)
+    _check_store(config.store)
 
 
 def _check_functions(functions: Functions) -> None:
@@ -477,6 +500,20 @@ def _check_functions(functions: Functions) -> None:
         raise ConfigError(
             "functions.endpoints: calling them needs httpx2, which is not installed; "
             "pip install 'voice-agent-relay[functions]'"
+        )
+
+
+def _check_store(store: Store) -> None:
+    if store.url is not None and (not store.url.startswith(SQLITE) or store.path == Path()):
+        raise ConfigError("store.url: expected sqlite:///PATH")
+    if store.key_file is None:
+        return
+    if store.url is None:
+        raise ConfigError("store.key_file: encrypts nothing without store.url")
+    if importlib.util.find_spec("cryptography") is None:
+        raise ConfigError(
+            "store.key_file: encryption needs cryptography, which is not installed; "
+            "pip install 'voice-agent-relay[store-encryption]'"
         )
 
 
@@ -500,12 +537,12 @@ def _api_key(config: Config, environment: Mapping[str, str]) -> str | None:
         return _key_in(file, "upstream.api_key_file")
     if not (key := environment.get("OPENAI_API_KEY", "").strip()):
         credential = _credential("openai-api-key", environment)
-        key = _read_text(credential, "credential openai-api-key").strip() if credential else ""
+        key = read_text(credential, "credential openai-api-key").strip() if credential else ""
     return _sendable(key, "upstream") or None
 
 
 def _key_in(file: Path, name: str) -> str:
-    key = _read_text(file, name).strip()
+    key = read_text(file, name).strip()
     if not key:
         raise ConfigError(f"{name}: {file} is empty")
     return _sendable(key, name)
@@ -522,13 +559,20 @@ def _credential(name: str, environment: Mapping[str, str]) -> Path | None:
     """A file that systemd's LoadCredential= left for us; a blank one is what SetCredential= in the
     unit puts in place of one that does not exist."""
     directory = environment.get("CREDENTIALS_DIRECTORY")
-    file = Path(directory, name) if directory else None
-    if file is None or not file.is_file():
+    if not directory:
         return None
-    return file if _read_text(file, f"credential {name}").strip() else None
+    file = Path(directory, name)
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"credential {name}: cannot read {file}: {_reason(error)}") from None
+    return file if read_text(file, f"credential {name}").strip() else None
 
 
-def _read_text(file: Path, key: str) -> str:
+def read_text(file: Path, key: str) -> str:
+    """The content of the file that `key` names; raises `ConfigError`."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -537,7 +581,7 @@ def _read_text(file: Path, key: str) -> str:
 
 def _read_toml(file: Path, option: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(_read_text(file, option), parse_float=_float)
+        return tomllib.loads(read_text(file, option), parse_float=_float)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
 

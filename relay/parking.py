@@ -127,6 +127,8 @@ class Decision(msgspec.Struct, frozen=True):
     """The conversation to go on with; None: it is a new one."""
     holder: str | None
     """The connection that has it; None: it is parked."""
+    repeated: bool
+    """It was found by Settings that are equal to those of before."""
     orders: list[Order]
 
 
@@ -173,13 +175,16 @@ class Lot:
 
     def came(self, connection: str) -> list[Order]:
         """Something came of a watched connection: it and a newer one are both in use (C-252)."""
-        self._spoil(self._connections[connection].claim.label)
+        if (held := self._connections.get(connection)) is not None:
+            self._spoil(held.claim.label)
         return self._taken()
 
-    def decided(self, connection: str, now: float, settings: bytes | None = None) -> Decision:
+    def decided(self, connection: str, settings: bytes | None = None) -> Decision:
         """The first message came: Settings with this digest, or anything else."""
         newcomer = self._undecided.pop(connection)
-        place = self._claimed(newcomer, settings, now)
+        place = self._by_id(newcomer)
+        by_id = place is not None
+        place = place or self._by_label(newcomer, settings)
         if place is None:
             if settings is None:
                 self._spoil(newcomer.claim.label)  # somebody is back of whom we do not know
@@ -190,7 +195,8 @@ class Lot:
             key, holder = place.deposit.key, self._displaced(place, newcomer)
         self._take(place, newcomer, settings)
         self._less_doubt(newcomer)
-        return Decision(key, holder.id if holder else None, self._taken())
+        repeated = key is not None and settings is not None and not by_id
+        return Decision(key, holder.id if holder else None, repeated, self._taken())
 
     def ended(self, connection: str, how: End, now: float) -> list[Order]:
         """A connection is no more."""
@@ -238,11 +244,14 @@ class Lot:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _claimed(self, newcomer: Connection, settings: bytes | None, now: float) -> Place | None:
+    def _by_id(self, newcomer: Connection) -> Place | None:
+        """What it claims by the id of a Welcome (C-254)."""
+        place = self._ids.get(newcomer.claim.resume or "")
+        return place if place is not None and self._may_have(newcomer, place) else None
+
+    def _by_label(self, newcomer: Connection, settings: bytes | None) -> Place | None:
+        """What can only be meant by its label."""
         claim = newcomer.claim
-        place = self._ids.get(claim.resume) if claim.resume else None
-        if place is not None and self._may_have(newcomer, place):
-            return place  # C-254
         if claim.label is None or claim.label in self._spoilt:
             return None
         places = [p for p in self._places.values() if p.deposit.label == claim.label]

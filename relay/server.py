@@ -21,9 +21,11 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from relay import admission, bridge, config, systemd, wire
+from relay import admission, bridge, config, continuity, systemd, wire
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
+from relay.continuity import Continuity
+from relay.parking import Claim
 from relay.probe import probe
 from relay.ready import write_ready_file
 from relay.session import Admission, Session
@@ -31,9 +33,9 @@ from relay.session.actions import Target
 from relay.session.options import SessionOptions
 from relay.simulator import server as simulator
 
-Converse: TypeAlias = Callable[[wire.Leg, Admission, trio.Event], Awaitable[None]]
-"""Holds one conversation over a client's leg, to its end. The event says that the daemon is going
-away."""
+Converse: TypeAlias = Callable[[wire.Leg, Admission, Claim, trio.Event], Awaitable[None]]
+"""Holds one conversation over a client's leg, to its end; it may be the claimed one. The event
+says that the daemon is going away."""
 Listener: TypeAlias = trio.SocketListener | trio.SSLListener[trio.SocketStream]
 Listeners: TypeAlias = list[Listener]
 
@@ -134,8 +136,9 @@ async def running(
         tokens = tokens_of(configured, environment)
         _announce(address, environment)
         functions = await stack.enter_async_context(_functions(configured))
+        continuing = await stack.enter_async_context(continuity.opened(configured))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        converse = await _conversations(configured, address, functions, nursery)
+        converse = await _conversations(configured, address, functions, continuing, nursery)
         relay = Relay(configured, keys, converse, tokens)
         relay.urls = [url_of(listener) for listener in listeners]
         relay.socket_stays = systemd.is_activated(environment)
@@ -221,7 +224,13 @@ class Relay:
             str(uuid.uuid4()), outcome.dialect, warm, max_session_s=outcome.max_session_s
         )
         return wire.Accept(
-            partial(self._hold, admitted, outcome.key_name, request.peer),
+            partial(
+                self._hold,
+                admitted,
+                admission.claim(request, outcome.key_name),
+                outcome.key_name,
+                request.peer,
+            ),
             outcome.subprotocol,
             (("dg-request-id", admitted.request_id),),  # C-011
         )
@@ -251,14 +260,14 @@ class Relay:
         return False
 
     async def _hold(
-        self, admitted: Admission, key_name: str | None, peer: str, leg: wire.Leg
+        self, admitted: Admission, claim: Claim, key_name: str | None, peer: str, leg: wire.Leg
     ) -> None:
         began = trio.current_time()
         with structlog.contextvars.bound_contextvars(request_id=admitted.request_id):
             log.info("connected", peer=peer, dialect=admitted.dialect.value, key=key_name)
             self.live.value += 1
             try:
-                await self._converse(leg, admitted, self._going_away)
+                await self._converse(leg, admitted, claim, self._going_away)
             finally:
                 self.live.value -= 1
                 log.info("disconnected", lasted_s=round(trio.current_time() - began, 3))
@@ -281,6 +290,7 @@ async def _conversations(
     configured: Config,
     address: Address,
     functions: Callable[[], bridge.Functions],
+    continuing: Continuity,
     nursery: trio.Nursery,
 ) -> Converse:
     """Who holds the conversations, with this upstream; the simulator is started and probed."""
@@ -307,10 +317,13 @@ async def _conversations(
             ssl_context=trust,
         )
 
-    async def converse(leg: wire.Leg, admitted: Admission, going_away: trio.Event) -> None:
+    async def converse(
+        leg: wire.Leg, admitted: Admission, claim: Claim, going_away: trio.Event
+    ) -> None:
         options = options_for(admitted, configured.session)
         session = Session(options=options, mapping=mapping, admission=admitted, upstreams=traits)
-        await bridge.run(leg, session, dial, going_away, functions=functions())
+        visit = continuing.visit(admitted.request_id, claim)
+        await bridge.run(leg, session, dial, going_away, functions=functions(), visit=visit)
 
     return converse
 

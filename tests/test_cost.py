@@ -53,7 +53,12 @@ class Path:
         self.client, self.upstream = Wired(None), Wired(KEY)
         session = cast("Session", answering().session)
         self._bridge = bridge._Bridge(
-            cast("Leg", self.client), session, FakeUpstreams(), bridge.no_functions, lambda: 0.0
+            cast("Leg", self.client),
+            session,
+            FakeUpstreams(),
+            functions=bridge.no_functions,
+            visit=None,
+            wall=lambda: 0.0,
         )
         self._bridge._ears_and_mouth = bridge._EarsAndMouth(formats)
         self._bridge._upstreams[1] = leg = bridge._Upstream()
@@ -90,7 +95,7 @@ async def test_a_frame_of_the_users_audio(formats: SetFormats, bound: float) -> 
     await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 73), (RESAMPLED, 94)])
+@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 63), (RESAMPLED, 84)])
 async def test_a_delta_of_the_agents_audio(formats: SetFormats, bound: float) -> None:
     path = Path(formats)
     event = realtime.decode_server(msgspec.json.encode(voice("resp_1", "item_a1", DELTA)))

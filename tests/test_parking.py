@@ -46,7 +46,7 @@ class Desk:
         return f"c{self.count}"
 
     def says(self, connection: str, digest: bytes | None = None) -> Decision:
-        decision = self.lot.decided(connection, self.now, digest)
+        decision = self.lot.decided(connection, digest)
         self.orders += decision.orders
         return decision
 
@@ -409,7 +409,7 @@ class Crowd(RuleBasedStateMachine):
             self.obey(self.lot.came(name))
         if name not in self.decided:
             self.decided.add(name)
-            decision = self.lot.decided(name, self.now, self.first[name])
+            decision = self.lot.decided(name, self.first[name])
             self.obey(decision.orders)
             if decision.key is None:
                 self.owner[name] = p
@@ -460,7 +460,7 @@ class Crowd(RuleBasedStateMachine):
         claim = Claim(KEY[thief], resume=self.mine[victim][-1], label=OBJECT[victim])
         name = f"c{self.count}"
         self.lot.arrived(name, claim, self.now)
-        assert self.lot.decided(name, self.now, None).key is None
+        assert self.lot.decided(name).key is None
         self.lot.ended(name, End.CLOSED, self.now)
         if OBJECT[victim] is not None:
             self.spoilt.append(str(OBJECT[victim]))

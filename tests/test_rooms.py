@@ -57,15 +57,20 @@ ROOMS = {
     "settings": Room({"errors", "frames", "audio"} | CODECS),
     "session": Room({"errors", "frames", "audio", "settings"} | CODECS),
     "parking": Room(),
+    "store": Room({"config"}, {"cryptography", "structlog", "time", "trio", "trio_util"}),
+    "continuity": Room(
+        {"config", "parking", "session", "store", "voice_agent"}, {"structlog", "time", "trio"}
+    ),
     "config": Room({"session", "settings", "simulator", "voice_agent"}),
     "dialogue": Room({"audio", "frames", "voice_agent"}),
-    "admission": Room({"config", "session", "wire"}),
+    "admission": Room({"config", "parking", "session", "wire"}),
     "tokens": Room({"admission", "config"}, {"cryptography", "jwt"}),
     "websocket": Room(doors={"numpy"}),
     "lines": Room(doors={"trio", "socket", "ssl"}),
     "wire": Room({"errors", "lines", "websocket"}, {"trio", "trio_websocket", "h11", "ssl"}),
     "bridge": Room(
-        {"errors", "frames", "session", "settings", "wire", "audio"} | CODECS,
+        {"continuity", "errors", "frames", "parking", "session", "settings", "wire", "audio"}
+        | CODECS,
         {"trio", "trio_util", "structlog", "time"},
     ),
     "functions": Room({"config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}),
@@ -76,7 +81,9 @@ ROOMS = {
             "admission",
             "bridge",
             "config",
+            "continuity",
             "functions",
+            "parking",
             "probe",
             "ready",
             "session",

@@ -17,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from relay import admission, server, wire
 from relay.config import Auth, Config, ConfigError, Listen
+from relay.parking import Claim
 from relay.server import Relay
 from relay.session.facts import Admission, Dialect
 from relay.session.options import SessionOptions
@@ -33,7 +34,9 @@ class Talkers:
         self._polite = polite
         self.admissions: list[Admission] = []
 
-    async def __call__(self, leg: wire.Leg, admission: Admission, going_away: trio.Event) -> None:
+    async def __call__(
+        self, leg: wire.Leg, admission: Admission, claim: Claim, going_away: trio.Event
+    ) -> None:
         self.admissions.append(admission)
         leg.post(f"{admission.request_id} {admission.dialect.value}")
         async with trio.open_nursery() as nursery:

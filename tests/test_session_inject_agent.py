@@ -309,6 +309,26 @@ def test_interrupt_cancels_drops_and_then_speaks() -> None:
 
 
 @pytest.mark.conformance("C-101")
+def test_interrupt_replaces_a_response_that_was_only_asked_for() -> None:
+    (
+        ready()
+        .client(types("Hi."))
+        .to_client(user("Hi."))
+        .to_upstream("conversation.item.create")
+        .acks()
+        .to_upstream("response.create")
+        .client(says("Stop.", "interrupt"))
+        .nothing()
+        .begins("resp_1")
+        .to_upstream(like("response.cancel", response_id="resp_1"))
+        .upstream(*message_added("resp_1", "item_a1"), voice("resp_1", "item_a1", pcm(100)))
+        .nothing()
+        .upstream(cancelled("resp_1", "client_cancelled"))
+        .to_upstream(verbatim("Stop."))
+    )
+
+
+@pytest.mark.conformance("C-101")
 def test_interrupt_waits_at_most_a_second_for_the_cancelled_response() -> None:
     (
         answering(ms=1000)

@@ -201,6 +201,15 @@ def test_a_refused_item_does_not_hold_up_the_next() -> None:
     book.to_upstream("response.create")
 
 
+@pytest.mark.conformance("C-091", "C-094")
+def test_a_refused_item_is_not_acknowledged_by_its_likeness() -> None:
+    """The renamed item is the second one's, so that is the one that gets its response."""
+    renamed = message("item_x", "user", [{"type": "input_text", "text": "Hi."}])
+    book = waiting("Hi.").refuses("conversation.item.create")
+    waiting("Hi.", book.to_client(warning("THINK_REQUEST_FAILED")))
+    book.upstream(like("conversation.item.added", item=renamed)).to_upstream("response.create")
+
+
 @pytest.mark.conformance("C-095", "C-179")
 def test_a_response_of_the_servers_own_wins_and_ours_is_asked_for_again() -> None:
     (

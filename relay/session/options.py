@@ -120,5 +120,13 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     wav_header: bool = False
     """With container `wav`, send a header at the start of each utterance."""
 
+    resume_window_s: Seconds = 30.0
+    """How long the conversation of a client that was lost waits for it; 0 = not at all."""
+    resume_by_header: Literal["bare", "equal", "off"] = "bare"
+    """What a client resumes by its `x-deepgram-session-id` alone: `bare` when its first message is
+    anything but Settings, `equal` also when they are the same as before, `off` nothing. `equal` is
+    for machines with one user."""
+    max_parked: Count = 1000
+    """So many conversations wait at once; the oldest is forgotten."""
     drain_s: Seconds = 30.0
     """How long live sessions may go on after the daemon was told to stop."""

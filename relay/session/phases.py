@@ -52,6 +52,7 @@ def agreed(s: State, message: voice_agent.Settings) -> bool:
         s.fail(plan.code, plan.description, 1000)
         return False
     s.plan, s.dialect = plan, plan.dialect
+    s.revision += 1
     heard = plan.formats.upstream_input
     s.append_bytes = max(1, heard.nbytes(s.options.append_min_ms))
     s.held_bytes = heard.nbytes(s.options.held_audio_s * 1000)

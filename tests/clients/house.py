@@ -24,6 +24,7 @@ class House(msgspec.Struct, frozen=True):
     """Between clients and the relay: dial its `url`."""
     upstream: Tap
     """Between the relay and the simulator."""
+    daemon: server.Relay
 
 
 @asynccontextmanager
@@ -44,5 +45,5 @@ async def open_house(script: Script | None = None, **options: Any) -> AsyncItera
                 server.running(configured, {}, address, listeners) as relay,
                 tapped(relay.urls[0]) as client,
             ):
-                yield House(relay.urls[0], client, upstream)
+                yield House(relay.urls[0], client, upstream, relay)
         nursery.cancel_scope.cancel()
