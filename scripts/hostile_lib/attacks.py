@@ -802,10 +802,14 @@ async def _(target: Target) -> None:
             raise Breach("audio was lost or reordered")
         peer.drop()
 
-    with trio.move_on_after(seconds + 20) as patience:
+    with trio.move_on_after(
+        seconds + 60
+    ) as patience:  # this script's ends are slower than the relay
         async with trio.open_nursery() as nursery:
             for _ in range(50):
                 nursery.start_soon(one)
     if patience.cancelled_caught:
         raise Breach("audio was lost: not all of it came back")
-    print(f"    50 conversations: the slowest frame came back after {worst[0] * 1000:.0f} ms")
+    print(
+        f"    the slowest frame came back after {worst[0] * 1000:.0f} ms, both ends here included"
+    )
