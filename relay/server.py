@@ -185,11 +185,13 @@ class Relay:
     ) -> None:
         """Serve whoever connects, until `drain` leaves that to another process. Closes the
         listeners."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as handlers:
             with self._accepting:
-                await trio.serve_listeners(
-                    self.connection, listeners, handler_nursery=nursery, task_status=task_status
-                )
+                async with trio.open_nursery() as nursery:
+                    served = partial(
+                        trio.serve_listeners, self.connection, listeners, handler_nursery=handlers
+                    )
+                    task_status.started(await nursery.start(served))
         self._accepted_ended.set()
 
     async def connection(self, stream: trio.abc.Stream) -> None:

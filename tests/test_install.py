@@ -52,6 +52,8 @@ def test_what_is_installed_runs_and_is_taken_away_again(tmp_path: Path) -> None:
     for path in package.parent.rglob("*"):
         assert path.stat().st_mode & 0o044 == 0o044, f"{path} is not for the service to read"
 
+    assert (tmp_path / "etc/relay/credentials").stat().st_mode & 0o777 == 0o700
+
     edited = tmp_path / "etc/relay/relay.toml"
     edited.write_text("[log]\nlevel = 'debug'\n")
     again = install(tmp_path)

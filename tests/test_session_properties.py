@@ -153,7 +153,7 @@ class Moved(Fuzzed):
 # Steps.
 
 user_ids = st.sampled_from(["item_u1", "item_u2", "item_u3"])
-item_ids = st.sampled_from(["item_a1", "item_a2", "item_a3", ""])
+item_ids = st.sampled_from(["item_a1", "item_a2", "item_u1", ""])
 response_ids = st.sampled_from(["resp_1", "resp_2", "resp_3"])
 call_ids = st.sampled_from(["call_1", "call_2", "call_3"])
 names = st.sampled_from(["f", "g", "undeclared"])

@@ -325,9 +325,7 @@ def done(s: State, event: realtime.ResponseDone) -> None:
 
 def inferred_end(s: State) -> None:
     """Everything the response began is done, and nothing more came: it is over (C-230)."""
-    assert s.response is not None
-    outcome = realtime.Response(id=s.response.id, status="completed")
-    done(s, realtime.ResponseDone(response=outcome))
+    done(s, realtime.ResponseDone(response=realtime.Response()))
 
 
 def interrupt(s: State) -> None:

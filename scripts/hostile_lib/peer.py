@@ -64,7 +64,7 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         """Any bytes. A relay that has gone is noticed by reading."""
-        with contextlib.suppress(trio.BrokenResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self.stream.send_all(data)
 
     async def message(self, payload: bytes | str | dict[str, Any], opcode: int = TEXT) -> None:

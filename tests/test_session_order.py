@@ -1,0 +1,358 @@
+"""What comes first, what is tried again and when, and what is remembered until then.
+
+One conversation each, where the statements' own tests leave two orders or two moments open.
+"""
+
+from typing import Any
+
+import pytest
+
+from relay.session.facts import Loss
+from relay.settings import MappingOptions, TurnOptions
+from tests.expected import ANY, Captured, Wire, like
+from tests.playbook import Playbook
+from tests.scenes import (
+    answer,
+    answering,
+    assistant,
+    begins,
+    calls,
+    cancelled,
+    committed,
+    configuring,
+    created,
+    heard,
+    message_done,
+    opened,
+    pcm,
+    ready,
+    request,
+    response_created,
+    response_done,
+    says,
+    settings,
+    speech,
+    speech_started,
+    speech_stopped,
+    transcribed,
+    types,
+    user,
+    user_item,
+    voice,
+    warning,
+)
+
+FUNCTIONS = settings(functions=("f",))
+LOST = warning("THINK_REQUEST_FAILED")
+
+
+def create(**metadata: Any) -> Wire:
+    return like("response.create", response={"metadata": metadata})
+
+
+def writes(book: Playbook, *texts: str) -> Playbook:
+    """The user writes these, and the items are acknowledged."""
+    for text in texts:
+        book.client(types(text)).to_client(user(text)).to_upstream("conversation.item.create")
+    return book
+
+
+def two_questions(**opening: Any) -> tuple[Playbook, Captured]:
+    """The first of two questions is asked for; its number."""
+    first = Captured()
+    book = writes(ready(**opening), "One?", "Two?").acks(1).to_upstream(create(relay=ANY, n=first))
+    return book.acks(1), first
+
+
+# Whose turn it is.
+
+
+@pytest.mark.conformance("C-093")
+def test_a_question_that_was_not_answered_is_asked_again_before_the_next() -> None:
+    book, first = two_questions()
+    book.passes(10.1).to_upstream(create(relay=ANY, n=first))
+
+
+@pytest.mark.conformance("C-093", "C-095")
+def test_a_question_that_was_in_the_way_of_a_response_is_asked_again_before_the_next() -> None:
+    book, first = two_questions()
+    book.upstream(response_created("resp_own", metadata={"relay": "x", "n": "0"}))
+    book.to_client("AgentThinking")
+    book.refuses("response.create", "conversation_already_has_active_response").nothing()
+    book.upstream(response_done("resp_own")).to_client("LatencyReport")
+    book.to_upstream(create(relay=ANY, n=first))
+
+
+@pytest.mark.conformance("C-095")
+def test_a_question_in_the_way_of_a_response_that_nobody_knows_waits_half_a_second() -> None:
+    book, first = two_questions()
+    book.refuses("response.create", "conversation_already_has_active_response").passes(0.49)
+    book.nothing().passes(0.02).to_upstream(create(relay=ANY, n=first))
+
+
+@pytest.mark.conformance("C-214")
+def test_a_recital_without_its_input_is_asked_for_before_the_next() -> None:
+    first = Captured()
+    book = ready().client(says("One.")).to_upstream(create(relay="inject", n=first))
+    book.client(says("Two."))
+    book.refuses("response.create", param="response.input").to_upstream(create(relay=ANY, n=first))
+
+
+@pytest.mark.conformance("C-101")
+def test_an_interrupting_message_comes_before_what_was_written() -> None:
+    book, _ = two_questions()
+    book.begins("resp_1").to_client("AgentThinking").client(says("Stop.", "interrupt"))
+    book.audio_dropped().to_upstream("response.cancel").upstream(
+        cancelled(reason="client_cancelled")
+    )
+    book.to_upstream(create(relay="inject"))
+
+
+@pytest.mark.conformance("C-223")
+def test_the_turn_that_the_upstream_left_unanswered_is_asked_for_first_and_once() -> None:
+    turns = TurnOptions(interrupt_response=False)
+    book = answering(mapping=MappingOptions(turns=turns)).passes(0.5)
+    book.upstream(speech_started("item_u2")).audio_dropped().to_client(
+        assistant("Hello."), "UserStartedSpeaking"
+    )
+    book.to_upstream("response.cancel", "conversation.item.truncate")
+    book.upstream(cancelled(reason="client_cancelled"), speech_stopped("item_u2"))
+    writes(book, "And this?").acks(1)
+    book.upstream(committed("item_u2"), *user_item("item_u2")).passes(1.1)
+    book.to_upstream(create(relay="turn")).begins("resp_2").to_client("AgentThinking")
+    book.upstream(response_done("resp_2")).to_client("LatencyReport")
+    book.to_upstream(create(relay="inject_user")).begins("resp_3").to_client("AgentThinking")
+    book.upstream(response_done("resp_3")).to_client("LatencyReport")
+    book.upstream(*speech("item_u3")).to_client("UserStartedSpeaking").passes(5).nothing()
+
+
+# An item that is not acknowledged.
+
+
+@pytest.mark.conformance("C-089")
+def test_an_acknowledgement_that_comes_too_late_harms_nobody() -> None:
+    book = writes(ready(), "Hi.").passes(5).upstream(speech_started())
+    book.to_client("UserStartedSpeaking").passes(6).nothing().acks().nothing()
+    book.upstream(speech_stopped()).passes(10.1).to_upstream("response.create")
+
+
+# A response that fails.
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        ({"type": "x", "code": "rate_limit_exceeded"}, True),
+        ({"type": "x", "code": "server_error"}, True),
+        ({"type": "rate_limit_exceeded", "code": "x"}, True),
+        ({"type": "server_error"}, True),
+        ({"type": "x", "code": "x"}, False),
+        ({}, False),
+    ],
+)
+@pytest.mark.conformance("C-147")
+def test_a_failure_that_may_pass_is_tried_again_by_code_or_type(
+    error: dict[str, str], again: bool
+) -> None:
+    book = writes(ready(), "Hi.").acks().to_upstream("response.create").begins("resp_1")
+    details = {"type": "failed", "error": error}
+    done = {"id": "resp_1", "status": "failed", "status_details": details}
+    book.to_client("AgentThinking").upstream_text({"type": "response.done", "response": done})
+    book.to_client(LOST).passes(0.49).nothing().passes(0.02)
+    if again:
+        book.to_upstream("response.create")
+
+
+@pytest.mark.conformance("C-147")
+def test_the_last_pause_before_a_try_is_repeated() -> None:
+    book = writes(ready(response_tries=4, response_backoff_s=(0.1, 0.2)), "Hi.").acks()
+    for n, pause in enumerate((0.1, 0.2, 0.2, 0.2)):
+        book.to_upstream("response.create").begins(f"resp_{n}").to_client("AgentThinking")
+        book.upstream(response_done(f"resp_{n}", "failed", code="rate_limit_exceeded"))
+        book.to_client(LOST).passes(pause - 0.01).nothing().passes(0.02)
+    book.to_upstream("response.create").begins("resp_9").to_client("AgentThinking")
+    book.upstream(response_done("resp_9", "failed", code="rate_limit_exceeded"))
+    book.to_client(LOST, "Error").closes(1011)
+
+
+@pytest.mark.conformance("C-147", "C-156")
+def test_what_was_heard_of_a_failed_response_is_said() -> None:
+    book = answering("Hel").passes(0.5)
+    book.upstream(response_done(status="failed", code="x"))
+    book.to_client(LOST, assistant("Hel"), "AgentAudioDone")
+
+
+@pytest.mark.conformance("C-154", "C-156")
+def test_what_was_heard_of_a_response_that_the_upstream_cancelled_is_said() -> None:
+    book = answering("Hel").passes(0.5).upstream(cancelled(reason="client_cancelled"))
+    book.to_client(assistant("Hel")).passes(2).nothing()
+
+
+@pytest.mark.conformance("C-173")
+def test_the_calls_of_a_cancelled_response_that_does_not_end_are_void() -> None:
+    book = ready(FUNCTIONS).upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1")).to_client(request("call_1"))
+    book.client(says("Stop.", "interrupt")).audio_dropped().to_upstream("response.cancel")
+    book.passes(1.1).to_client("FunctionCallCancelled").to_upstream("conversation.item.create")
+    book.to_upstream(create(relay="inject"))
+
+
+# The upstream comes and goes.
+
+
+def replaced(book: Playbook) -> Playbook:
+    """The next upstream is told the history."""
+    book.upstream_gone().to_client(LOST).dials().upstream_opens().upstream(created())
+    return book.to_upstream("session.update").updated()
+
+
+@pytest.mark.conformance("C-245")
+def test_a_turn_is_asked_again_after_one_loss_and_not_after_two() -> None:
+    book = ready(proved_after_s=0.0).upstream(*speech(), transcribed("item_u1", "Hi."))
+    book.to_client("UserStartedSpeaking", user("Hi.")).upstream(response_created())
+    replaced(book.to_client("AgentThinking")).to_upstream("conversation.item.create")
+    book.to_upstream(create(relay="turn")).begins("resp_2").to_client("AgentThinking")
+    replaced(book).to_upstream("conversation.item.create", create(relay="turn"))
+    book.begins("resp_3").to_client("AgentThinking").upstream_gone()
+    lost = like("Warning", description="The last turn was lost with the connection.")
+    book.to_client(LOST, lost).dials()
+
+
+@pytest.mark.conformance("C-245")
+def test_an_answer_that_goes_on_has_a_number_of_its_own() -> None:
+    number = Captured()
+    book = answering().upstream_gone().to_client(LOST, assistant("Hello."), "AgentAudioDone")
+    book.dials().upstream_opens().upstream(created()).to_upstream("session.update").updated()
+    book.to_upstream(*["conversation.item.create"] * 2, create(relay="continue", n=number))
+    assert number.value.isdigit()
+
+
+@pytest.mark.conformance("C-228")
+def test_unreadable_frames_are_counted_anew_for_the_next_upstream() -> None:
+    book = ready().upstream_text("{", "{", "{").hangs_up(1).to_client(LOST).dials()
+    book.upstream_opens().upstream(created()).to_upstream("session.update").updated()
+    book.upstream_text("{", "{").nothing()
+    book.upstream_text("{").hangs_up(2).to_client(LOST)
+
+
+@pytest.mark.conformance("C-185")
+def test_a_planned_switch_waits_for_an_open_round() -> None:
+    think = {"provider": {"type": "open_ai", "model": "gpt-realtime-mini"}}
+    book = ready(FUNCTIONS).upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1")).to_client(request("call_1"))
+    book.upstream(response_done()).client(like("UpdateThink", think=think)).dials()
+    book.upstream_opens(2).upstream(created(), leg=2).to_upstream("session.update", leg=2)
+    book.updated(leg=2).passes(20).nothing().client(answer("call_1"))
+    book.to_upstream("conversation.item.create", leg=1).hangs_up(1).to_client("ThinkUpdated")
+    book.to_upstream(*["conversation.item.create"] * 2, create(relay="round_done"), leg=2)
+
+
+@pytest.mark.conformance("C-185")
+def test_a_planned_switch_waits_for_what_is_tried_again() -> None:
+    think = {"provider": {"type": "open_ai", "model": "gpt-realtime-mini"}}
+    book = writes(ready(response_backoff_s=(5.0,)), "Hi.").acks().to_upstream("response.create")
+    book.begins("resp_1").to_client("AgentThinking").client(like("UpdateThink", think=think))
+    book.dials().upstream_opens(2).upstream(created(), leg=2).to_upstream("session.update", leg=2)
+    book.updated(leg=2).upstream(response_done(status="failed", code="server_error"), leg=1)
+    book.to_client(LOST).passes(4.9).nothing().passes(0.2).hangs_up(1).to_client("ThinkUpdated")
+    book.to_upstream("conversation.item.create", create(relay="inject_user"), leg=2)
+
+
+@pytest.mark.conformance("C-024")
+def test_the_trouble_is_the_kind_of_loss_where_the_upstream_gave_no_reason() -> None:
+    book = opened().client(settings()).formats().dials().upstream_gone(Loss.REFUSED, status=404)
+    words = "The upstream refused the connection: refused."
+    book.to_client(like("Error", description=words)).closes(1000)
+
+
+# The user's audio.
+
+
+@pytest.mark.conformance("C-187")
+def test_of_the_users_audio_the_last_800_ms_are_kept_for_the_next_upstream() -> None:
+    book = ready()
+    for n in range(1, 11):
+        book.client_audio(pcm(100, n)).audio_to_upstream(pcm(100, n))
+    book.upstream(speech_started()).to_client("UserStartedSpeaking")
+    replaced(book).audio_to_upstream(b"".join(pcm(100, n) for n in range(3, 11)))
+
+
+@pytest.mark.conformance("C-187")
+def test_all_that_the_user_is_saying_is_kept_for_the_next_upstream() -> None:
+    book = ready().client_audio(pcm(100, 1)).audio_to_upstream(pcm(100, 1))
+    book.upstream(speech_started()).to_client("UserStartedSpeaking")
+    for n in range(2, 22):
+        book.client_audio(pcm(100, n)).audio_to_upstream(pcm(100, n))
+    replaced(book).audio_to_upstream(b"".join(pcm(100, n) for n in range(1, 22)))
+
+
+@pytest.mark.conformance("C-036", "C-107")
+def test_short_frames_are_gathered_and_wait_a_tenth_of_a_second_at_most() -> None:
+    book = ready().client_audio(pcm(5, 1)).nothing().passes(0.099).nothing()
+    book.passes(0.0011).audio_to_upstream(pcm(5, 1)).passes(1).nothing()
+    book.client_audio(pcm(10, 2), pcm(10, 3)).audio_to_upstream(pcm(10, 2) + pcm(10, 3))
+    book.passes(1).nothing()
+
+
+MANUAL = MappingOptions(turns=TurnOptions(kind="off"))
+
+
+@pytest.mark.parametrize(
+    ("ms", "padding"), [([60, 30], 10), ([5], 95), ([50, 49.5], 0.5), ([60, 40], 0), ([60, 60], 0)]
+)
+@pytest.mark.conformance("C-116")
+def test_a_turn_is_padded_to_a_tenth_of_a_second(ms: list[float], padding: float) -> None:
+    book = ready(mapping=MANUAL).client_audio(*map(pcm, ms))
+    book.unlisted = []
+    book.client("ForceEndTurn")
+    if padding:
+        sent = bytes(len(pcm(padding)))
+        book.audio_to_upstream((pcm(ms[0]) if ms == [5] else b"") + sent)
+    book.to_upstream("input_audio_buffer.commit")
+
+
+@pytest.mark.conformance("C-116", "C-179")
+def test_a_commit_without_audio_is_forgotten_and_what_was_written_is_not() -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.client("ForceEndTurn").to_upstream("input_audio_buffer.commit")
+    writes(book, "Hi.").acks().refuses(
+        "input_audio_buffer.commit", "input_audio_buffer_commit_empty"
+    )
+    book.upstream(speech_stopped()).passes(10.1).to_upstream(create(relay="inject_user"))
+
+
+# What is kept before the upstream is there.
+
+
+@pytest.mark.conformance("C-035", "C-036")
+def test_audio_does_not_count_as_messages() -> None:
+    early = opened(early_messages=2).client_audio(b"a" * 9, b"b" * 9, b"c" * 9)
+    early.client(types("1"), types("2")).nothing().client(types("3"))
+    early.to_client("Error").closes(1000)
+    held = configuring(held_messages=2).client_audio(pcm(100), pcm(100), pcm(100))
+    held.client(types("1"), types("2")).nothing().client(types("3"))
+    held.to_client("Error").closes(1011)
+
+
+@pytest.mark.conformance("C-036")
+def test_no_more_audio_is_dropped_than_needed() -> None:
+    book = configuring(held_audio_s=0.35).client_audio(*(pcm(100, n) for n in range(1, 6)))
+    book.client_audio(pcm(300, 6)).updated().to_client("SettingsApplied")
+    book.audio_to_upstream(pcm(300, 6))
+
+
+# The user's text.
+
+
+@pytest.mark.conformance("C-126")
+def test_nobody_said_what_the_upstream_committed_by_itself() -> None:
+    """And nothing waits for its words."""
+    timeout = like(
+        "input_audio_buffer.timeout_triggered", audio_start_ms=0, audio_end_ms=1, item_id="item_u1"
+    )
+    book = ready().upstream(timeout, committed(), *user_item())
+    book.upstream(*begins(), heard("resp_1", "item_a1", "Hello?"))
+    book.to_client("AgentThinking").upstream(voice("resp_1", "item_a1", pcm(100)))
+    book.to_client("AgentStartedSpeaking").audio_to_client()
+    book.upstream(*message_done("resp_1", "item_a1", "Hello?")).to_client(assistant("Hello?"))
+    book.upstream(transcribed("item_u1", "Mhm.")).nothing()
