@@ -212,6 +212,46 @@ def test_audio_that_never_left_the_relay_was_not_heard() -> None:
     assert_settled(pair)
 
 
+@pytest.mark.conformance("C-261")
+def test_what_was_still_playing_at_the_drop_is_not_playing_afterwards() -> None:
+    pair = ready(STORY).client(says("A story, please")).until("LatencyReport")
+    pair.lost().away(0.1).back({"type": "InjectAgentMessage", "message": "Hello again."})
+    pair.until("AgentAudioDone").passes(5)
+    assert pair.of("InjectionRefused") == []
+    assert pair.said()[-1] == ("assistant", "Hello again.")
+    assert_settled(pair)
+
+
+@pytest.mark.conformance("C-254")
+def test_settings_on_resume_bring_no_greeting_not_even_one_that_was_due() -> None:
+    greeted = SETTINGS | {"agent": SETTINGS["agent"] | {"greeting": "Good morning."}}
+    pair = Returning()
+    pair.client(greeted).until("SettingsApplied")
+    pair.lost().away(1).back(greeted).until("SettingsApplied").passes(10)
+    assert pair.said() == []
+    assert_settled(pair)
+
+
+@pytest.mark.conformance("C-257")
+def test_a_greeting_that_was_due_is_spoken_to_a_client_that_is_back_without_settings() -> None:
+    greeted = SETTINGS | {"agent": SETTINGS["agent"] | {"greeting": "Good morning."}}
+    pair = Returning()
+    pair.client(greeted).until("SettingsApplied")
+    pair.lost().away(1).back(KEEP_ALIVE).until("AgentAudioDone").passes(5)
+    assert pair.said() == [("assistant", "Good morning.")]
+    assert_settled(pair)
+
+
+@pytest.mark.conformance("C-254")
+def test_a_context_in_the_instructions_is_part_of_the_history_that_stays() -> None:
+    context = {"messages": [{"type": "History", "role": "user", "content": "I am new."}]}
+    given = SETTINGS | {"agent": SETTINGS["agent"] | {"context": context}}
+    pair = Returning(options=SessionOptions(context_mode="instructions"))
+    pair.client(given).until("SettingsApplied")
+    pair.lost().away(1).back(SETTINGS).until("SettingsApplied")
+    assert "I am new." in pair.sent("session.update")[-1]["session"]["instructions"]
+
+
 @pytest.mark.conformance("C-245", "C-249")
 @pytest.mark.parametrize("after_s", [round(n * 0.09, 2) for n in range(16)])
 def test_a_turn_is_answered_once_whenever_the_client_is_lost(after_s: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from relay.session.facts import Loss
 from relay.settings import MappingOptions, TurnOptions
-from tests.expected import ANY, Captured, Wire, like
+from tests.expected import ANY, About, Captured, Wire, like
 from tests.playbook import Playbook
 from tests.scenes import (
     answer,
@@ -356,3 +356,139 @@ def test_nobody_said_what_the_upstream_committed_by_itself() -> None:
     book.to_client("AgentStartedSpeaking").audio_to_client()
     book.upstream(*message_done("resp_1", "item_a1", "Hello?")).to_client(assistant("Hello?"))
     book.upstream(transcribed("item_u1", "Mhm.")).nothing()
+
+
+# What an error of the upstream is about.
+
+
+@pytest.mark.conformance("C-095", "C-180")
+def test_an_unaddressed_refusal_is_about_the_request_if_its_code_says_so() -> None:
+    book, first = two_questions()
+    book.upstream(like("error", error=unaddressed("conversation_already_has_active_response")))
+    book.passes(0.51).to_upstream(create(relay=ANY, n=first))
+
+
+@pytest.mark.conformance("C-178", "C-180")
+def test_another_unaddressed_error_is_not_about_the_request_nor_the_response() -> None:
+    book = writes(ready(), "Hi.").acks().to_upstream("response.create")
+    words = like("Warning", description="Odd. (odd_thing)")
+    book.upstream(like("error", error=unaddressed("odd_thing"))).to_client(words)
+    book.begins("resp_1").to_client("AgentThinking")
+    book.upstream(like("error", error=unaddressed("odd_thing"))).to_client(words)
+    book.upstream(response_done()).to_client("LatencyReport")
+
+
+def unaddressed(code: str) -> dict[str, Any]:
+    return {"type": "x", "code": code, "message": "Odd.", "param": None, "event_id": None}
+
+
+CONTEXT = {"messages": [{"role": "user", "content": "Hi."}]}
+
+
+def text_greeting() -> Playbook:
+    book = configuring(settings(greeting="Hi."), greeting_mode="text").updated()
+    return book.to_client("SettingsApplied", assistant("Hi.")).to_upstream(ITEM)
+
+
+def with_context() -> Playbook:
+    book = configuring(settings(context=CONTEXT)).updated()
+    return book.to_client("SettingsApplied").to_upstream(ITEM)
+
+
+def interrupted() -> Playbook:
+    book = answering().client(says("Stop.", "interrupt")).audio_dropped()
+    return book.to_upstream("response.cancel", "conversation.item.truncate")
+
+
+ITEM = "conversation.item.create"
+
+
+@pytest.mark.parametrize(
+    ("scene", "event"),
+    [
+        (text_greeting, ITEM),
+        (with_context, ITEM),
+        (interrupted, "response.cancel"),
+        (interrupted, "conversation.item.truncate"),
+        (ready, "session.update"),
+    ],
+)
+@pytest.mark.conformance("C-153", "C-178")
+def test_the_refusal_of_what_the_client_does_not_know_of_stays_here(scene: Any, event: str) -> None:
+    scene().refuses(event).nothing()
+
+
+@pytest.mark.conformance("C-178")
+def test_the_refusal_of_a_request_that_was_answered_already_stays_here() -> None:
+    book = writes(ready(), "Hi.").acks().to_upstream("response.create").begins("resp_1")
+    book.to_client("AgentThinking").upstream(response_done()).to_client("LatencyReport")
+    book.refuses("response.create").nothing()
+
+
+@pytest.mark.conformance("C-175")
+def test_the_model_reads_why_its_call_came_to_nothing() -> None:
+    item = {"output": '{"error":"there is no such function"}'}
+    book = ready(FUNCTIONS).upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1", "unknown")).to_upstream(like(ITEM, item=item))
+
+
+@pytest.mark.conformance("C-076")
+def test_a_voice_that_the_upstream_will_not_change_is_had_from_another() -> None:
+    speak = like("UpdateSpeak", speak={"provider": {"voice": "coral"}})
+    book = ready().client(speak).to_upstream("session.update")
+    book.refuses("session.update", "cannot_update_voice").dials().upstream_opens(2)
+    book.upstream(created(), leg=2).to_upstream("session.update", leg=2).updated(leg=2)
+    book.hangs_up(1).to_client("SpeakUpdated")
+
+
+@pytest.mark.conformance("C-078")
+def test_an_unanswered_update_fails_in_the_name_of_what_it_was_about() -> None:
+    speak = like("UpdateSpeak", speak={"provider": {"voice": "coral"}})
+    book = ready().client(speak).to_upstream("session.update").passes(10.1)
+    book.to_client(warning("SPEAK_REQUEST_FAILED"))
+
+
+@pytest.mark.conformance("C-106")
+def test_a_dynamic_injection_without_text_is_a_warning_and_refused() -> None:
+    book = ready().client(like("InjectAgentMessage", is_dynamic=True))
+    book.to_client(warning("UNPARSABLE_CLIENT_MESSAGE"), "InjectionRefused")
+
+
+# Turns that only the client ends.
+
+
+@pytest.mark.conformance("C-117", "C-116")
+def test_a_turn_of_short_frames_is_committed_too() -> None:
+    book = ready(mapping=MANUAL).client_audio(pcm(5)).passes(0.11).audio_to_upstream(pcm(5))
+    book.client_audio(pcm(5)).client("ForceEndTurn").audio_to_upstream(pcm(5) + bytes(90 * 48))
+    book.to_upstream("input_audio_buffer.commit")
+
+
+@pytest.mark.conformance("C-116", "C-179")
+def test_a_turn_is_padded_once_though_it_is_ended_twice() -> None:
+    book = ready(mapping=MANUAL).client_audio(pcm(50)).audio_to_upstream(pcm(50))
+    book.client("ForceEndTurn").audio_to_upstream(bytes(50 * 48))
+    book.to_upstream("input_audio_buffer.commit")
+    book.refuses("input_audio_buffer.commit", "input_audio_buffer_commit_empty")
+    book.client("ForceEndTurn").to_upstream("input_audio_buffer.commit")
+
+
+@pytest.mark.conformance("C-245")
+def test_the_loss_of_an_answer_to_nobody_is_told() -> None:
+    """The upstream had begun to speak by itself, and the user has said nothing."""
+    book = ready().upstream(response_created()).to_client("AgentThinking").upstream_gone()
+    book.to_client(LOST, warning("THINK_REQUEST_FAILED")).dials()
+
+
+@pytest.mark.conformance("C-223", "C-140")
+def test_the_wait_for_a_turn_that_had_to_be_asked_for_counts_from_its_end() -> None:
+    turns = TurnOptions(interrupt_response=False)
+    book = answering(mapping=MappingOptions(turns=turns)).passes(0.5)
+    book.upstream(speech_started("item_u2")).audio_dropped()
+    book.to_client(assistant("Hello."), "UserStartedSpeaking")
+    book.to_upstream("response.cancel", "conversation.item.truncate")
+    book.upstream(cancelled(reason="client_cancelled"), speech_stopped("item_u2"))
+    book.passes(0.25).upstream(committed("item_u2"), *user_item("item_u2")).passes(1)
+    book.to_upstream(create(relay="turn")).begins("resp_2").to_client("AgentThinking")
+    book.passes(0.5).upstream(voice("resp_2", "item_a2", pcm(100)))
+    book.to_client(like("AgentStartedSpeaking", total_latency=About(1.75))).audio_to_client()

@@ -14,6 +14,7 @@ from relay.session.facts import Loss
 from tests.expected import like
 from tests.playbook import Playbook
 from tests.scenes import (
+    MODEL,
     answer,
     answering,
     calls,
@@ -68,6 +69,10 @@ def calling(**opening: Any) -> Playbook:
     return book.upstream(response_done())
 
 
+def strict_settings() -> Any:
+    return settings(think={"provider": {"type": "open_ai", "model": MODEL}})
+
+
 def greeting() -> Playbook:
     """The greeting is asked for."""
     book = configuring(settings(greeting="Welcome!")).updated().to_client("SettingsApplied")
@@ -117,6 +122,12 @@ WORDS: list[tuple[Callable[[], Playbook], list[str]]] = [
     (lambda: ready().client_text('{"type": "Odd"}'), ["Unknown message type 'Odd'."]),
     (
         lambda: ready().client(like("UpdateThink_Live", think_live={})),
+        ["UpdateThink_Live has no counterpart upstream."],
+    ),
+    (
+        lambda: ready(strict_settings(), strict=True).client(
+            like("UpdateThink_Live", think_live={})
+        ),
         ["UpdateThink_Live has no counterpart upstream."],
     ),
     (
@@ -452,6 +463,26 @@ LINES: list[tuple[Callable[[], Playbook], str, str, dict[str, Any]]] = [
         "warning",
         "item_unacknowledged",
         {"items": 1},
+    ),
+    (
+        lambda: (
+            asked()
+            .begins("resp_1")
+            .to_client("AgentThinking")
+            .client(says("Stop.", "interrupt"))
+            .audio_dropped()
+            .to_upstream("response.cancel")
+            .passes(1.1)
+        ),
+        "warning",
+        "cancelled_response_did_not_end",
+        {},
+    ),
+    (
+        lambda: ready(upstream_session_s=5.0),
+        "warning",
+        "upstream_lost",
+        {"how": "lost", "code": None, "reason": "session about to end"},
     ),
     (lambda: asked().passes(11), "warning", "response_unanswered", {"reason": "inject_user"}),
     (

@@ -344,7 +344,7 @@ class Session(State, kw_only=True):
         if isinstance(message, Unknown):
             if self.component and message.type == "CloseStream":
                 return  # meant for another of the component's sockets (3.3)
-            description = f"Unknown message type {message.type[:100]!r}."
+            description = f"Unknown message type {message.type!r}."
             lenient = self.component
         else:
             description = message.reason

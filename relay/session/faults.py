@@ -58,7 +58,7 @@ def unknown_event(s: State, kind: str, size: int) -> None:
         kind = "*"
     s.unknown[kind] = s.unknown.get(kind, 0) + 1
     if s.unknown[kind] == 1:
-        s.note("warning", "unknown_upstream_event", type=kind[:100], size=size)
+        s.note("warning", "unknown_upstream_event", type=kind, size=size)
 
 
 def _about_request(asked: Want, error: realtime.ErrorDetail) -> bool:

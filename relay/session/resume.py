@@ -73,7 +73,7 @@ def _take_leave(s: State) -> None:
         for call in list(round_.calls.values()):
             if call.server_side and call.announced and call.output is None:
                 rounds.endpoint_answered(s, call.id, NOT_KNOWN, ok=False)  # C-259
-    rollover.settle(s, continues=False)
+    rollover.settle(s)
     done, s.out = s.out, []
     lane = [action.message for action in done if isinstance(action, ToClient)]
     kept: list[Action] = [a for a in done if not isinstance(a, ToClient | AudioEnds)]
@@ -94,7 +94,7 @@ def _cut_speech(s: State) -> None:
     if response is not None and not response.interrupted:
         heard_ms = sum(s.playback.heard_ms(item, s.now) for item in response.items)
         if heard_ms > 0:
-            responses.interrupt(s)
+            responses.interrupt(s)  # so it is neither asked for again nor continued (C-245)
         else:
             response.first_audio_at = None  # nothing of it was heard: it is asked for again
     for item_id, share in shares.items():

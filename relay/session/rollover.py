@@ -248,14 +248,13 @@ def _leave(s: State) -> Leg | None:
     was one."""
     leg, s.live = s.live, None
     if leg is not None:
-        settle(s, continues=s.options.continue_after_loss)
+        settle(s)
     return leg
 
 
-def settle(s: State, *, continues: bool) -> None:
-    """What a leg that is gone owed becomes a want; what it was told stays in the history.
-    `continues`: an answer that was cut off may go on."""
-    again = _owed(s, continues=continues)
+def settle(s: State) -> None:
+    """What a leg that is gone owed becomes a want; what it was told stays in the history."""
+    again = _owed(s)
     if s.response is not None:
         responses.abandon(s, s.response)
     s.requested = s.retrying = None
@@ -294,19 +293,19 @@ def settle(s: State, *, continues: bool) -> None:
     )
 
 
-def _owed(s: State, *, continues: bool) -> Want | None:
+def _owed(s: State) -> Want | None:
     """The response that the next leg is to be asked for first, if any (C-245)."""
     waiting = s.requested or s.retrying
     if waiting is not None:
         return None if waiting.dropped else waiting
     if s.response is not None and not s.response.interrupted:
-        return _rest_of(s, s.response, continues=continues)
+        return _rest_of(s, s.response)
     if s.turn is TurnPhase.WAITING and s.applied.create_response:
         return _question(s)
     return None
 
 
-def _rest_of(s: State, response: Response, *, continues: bool) -> Want | None:
+def _rest_of(s: State, response: Response) -> Want | None:
     """A response was cut off: again if nothing of it was heard, else from where it ended. A recital
     is not taken up in the middle, and an open call is an answer."""
     if any(round_.response == response.id for round_ in s.rounds):
@@ -320,7 +319,7 @@ def _rest_of(s: State, response: Response, *, continues: bool) -> Want | None:
             return None
         asked.taken_along = True
         return asked
-    if response.verbatim or not continues:
+    if response.verbatim or not s.options.continue_after_loss:
         return None
     return Want(reason=Reason.CONTINUE, serial=s.number(), since=s.now)
 
