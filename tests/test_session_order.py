@@ -12,6 +12,7 @@ from relay.settings import MappingOptions, TurnOptions
 from tests.expected import ANY, About, Captured, Wire, like
 from tests.playbook import Playbook
 from tests.scenes import (
+    MODEL,
     answer,
     answering,
     assistant,
@@ -492,3 +493,71 @@ def test_the_wait_for_a_turn_that_had_to_be_asked_for_counts_from_its_end() -> N
     book.to_upstream(create(relay="turn")).begins("resp_2").to_client("AgentThinking")
     book.passes(0.5).upstream(voice("resp_2", "item_a2", pcm(100)))
     book.to_client(like("AgentStartedSpeaking", total_latency=About(1.75))).audio_to_client()
+
+
+# What the first passes of scripts/mutate could still change.
+
+
+@pytest.mark.conformance("C-116", "C-179")
+def test_a_commit_that_is_refused_for_whatever_reason_is_forgotten() -> None:
+    book = ready(mapping=MANUAL).client_audio(pcm(100)).audio_to_upstream(pcm(100))
+    book.client("ForceEndTurn").to_upstream("input_audio_buffer.commit")
+    book.refuses("input_audio_buffer.commit", "odd_thing").nothing()
+    book.client("ForceEndTurn").to_upstream("input_audio_buffer.commit")
+
+
+@pytest.mark.conformance("C-242")
+def test_unreadable_frames_of_one_attempt_do_not_count_for_the_next() -> None:
+    book = configuring().upstream_text("{", "{", "{").hangs_up(1).passes(0.5).dials()
+    book.upstream_opens().upstream_text("{", "{").nothing().upstream_text("{").hangs_up(2)
+
+
+@pytest.mark.conformance("C-171")
+def test_an_endpoint_that_answers_what_nobody_asked_is_not_heard() -> None:
+    ready(FUNCTIONS).endpoint_answers("call_x", "42").nothing()
+
+
+@pytest.mark.conformance("C-124", "C-219")
+def test_interim_texts_of_two_parts_are_kept_apart() -> None:
+    book = ready(component=True).upstream(speech_started()).to_client("UserStartedSpeaking")
+    for index, delta, so_far in ((0, "a", "a"), (1, "b", "b"), (0, "c", "ac"), (1, "d", "bd")):
+        kind = "conversation.item.input_audio_transcription.delta"
+        book.upstream(like(kind, item_id="item_u1", content_index=index, delta=delta))
+        book.to_client(like("Transcript", transcript=so_far))
+    book.upstream_text({"type": kind, "event_id": "e", "item_id": "item_u1", "delta": "e"})
+    book.to_client(like("Transcript", transcript="ace"))
+
+
+@pytest.mark.conformance("C-223")
+def test_a_turn_that_nobody_answers_is_asked_for_once() -> None:
+    turns = TurnOptions(interrupt_response=False)
+    book = answering(mapping=MappingOptions(turns=turns)).passes(2)
+    book.upstream(speech_started("item_u2")).audio_dropped()
+    book.to_client(assistant("Hello."), "UserStartedSpeaking")
+    book.to_upstream("response.cancel").upstream(cancelled(reason="client_cancelled"))
+    book.upstream(*speech("item_u2")[1:]).passes(1.1).to_upstream(create(relay="turn"))
+    book.passes(10).to_upstream(create(relay="turn")).passes(10.1)
+    book.upstream(*speech("item_u3")).to_client("UserStartedSpeaking").passes(5).nothing()
+
+
+@pytest.mark.parametrize("behavior", [None, "default", "queue"])
+@pytest.mark.conformance("C-105")
+def test_the_behaviours_that_there_are_are_known_in_strict_mode(behavior: str | None) -> None:
+    exact = settings(think={"provider": {"type": "open_ai", "model": MODEL}})
+    book = ready(exact, strict=True).client(says("Hi.", behavior))
+    book.to_upstream(create(relay="inject"))
+
+
+@pytest.mark.conformance("C-107")
+def test_each_gathering_of_short_frames_has_its_own_tenth_of_a_second() -> None:
+    book = ready().client_audio(pcm(5)).passes(0.05).client_audio(pcm(20))
+    book.audio_to_upstream(pcm(25)).client_audio(pcm(5)).passes(0.09995).nothing()
+    book.passes(0.0001).audio_to_upstream(pcm(5))
+
+
+@pytest.mark.conformance("C-245")
+def test_a_recital_that_is_lost_twice_is_told_of() -> None:
+    book = ready(proved_after_s=0.0).client(says("Hi.")).to_upstream(create(relay="inject"))
+    replaced(book.begins("resp_1")).to_upstream(create(relay="inject")).begins("resp_2")
+    words = "The text was lost with the connection."
+    book.upstream_gone().to_client(LOST, like("Warning", description=words)).dials()

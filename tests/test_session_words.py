@@ -11,6 +11,7 @@ import pytest
 from relay import voice_agent
 from relay.session.actions import Note, ToClient
 from relay.session.facts import Loss
+from relay.settings import MappingOptions
 from tests.expected import like
 from tests.playbook import Playbook
 from tests.scenes import (
@@ -34,6 +35,7 @@ from tests.scenes import (
     types,
     untranscribed,
     user,
+    voice,
     warning,
 )
 
@@ -71,6 +73,16 @@ def calling(**opening: Any) -> Playbook:
 
 def strict_settings() -> Any:
     return settings(think={"provider": {"type": "open_ai", "model": MODEL}})
+
+
+def endpoint_called() -> Playbook:
+    """The relay itself calls `f`."""
+    there = "https://fns.test/f"
+    given = settings(think={"functions": [{"name": "f", "endpoint": {"url": there}}]})
+    book = ready(given, mapping=MappingOptions(function_endpoints=(there,)))
+    book.upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1")).calls_endpoint("f")
+    return book.to_client("FunctionCallRequest")
 
 
 def greeting() -> Playbook:
@@ -134,6 +146,15 @@ WORDS: list[tuple[Callable[[], Playbook], list[str]]] = [
         lambda: ready().client(like("InjectAgentMessage", is_dynamic=True)),
         ["Dynamic injection (Think Live) is not supported.", "There is no text to say."],
     ),
+    (
+        lambda: ready(strict_settings(), strict=True).client(says("Hi.", "shout")),
+        ["Unknown behavior of InjectAgentMessage."],
+    ),
+    (lambda: ready().client_text("[]"), ["Expected `object`, got `array`"]),
+    (
+        lambda: ready(component=True).client_text('{"type": "InjectUserMessage", "content": 7}'),
+        ["Expected `str`, got `int` - at `$.content`"],
+    ),
     (lambda: ready().client(EMPTY), ["InjectAgentMessage has no message."]),
     (lambda: ready(component=True).client(EMPTY), ["InjectAgentMessage has no message."]),
     (
@@ -172,6 +193,10 @@ WORDS: list[tuple[Callable[[], Playbook], list[str]]] = [
             .refuses("conversation.item.create", message="No, thanks.")
         ),
         ["A function result was refused: No, thanks."],
+    ),
+    (
+        lambda: endpoint_called().endpoint_answers("call_1", "{}", ok=False),
+        ["The endpoint of function f failed."],
     ),
     # what the upstream did
     (
@@ -216,6 +241,21 @@ WORDS: list[tuple[Callable[[], Playbook], list[str]]] = [
     (lambda: failing(type="odd_type", code="odd_thing"), ["odd_thing"]),
     (lambda: failing(type="odd_type"), ["odd_type"]),
     (lambda: failing(), ["the response failed"]),
+    (
+        lambda: (
+            greeting().begins("resp_1").upstream(response_done(status="failed", code="odd_thing"))
+        ),
+        ["odd_thing"],
+    ),
+    (
+        lambda: (
+            asked(response_tries=0, rollover=False)
+            .begins("resp_1")
+            .to_client("AgentThinking")
+            .upstream(response_done(status="failed", code="server_error"))
+        ),
+        ["server_error", "server_error"],
+    ),
     (lambda: failing(code="insufficient_quota", message="Pay first."), ["Pay first."]),
     (
         lambda: greeting().begins("resp_1").upstream(response_done()),
@@ -231,7 +271,7 @@ WORDS: list[tuple[Callable[[], Playbook], list[str]]] = [
         ["The answer was cut by the content filter."],
     ),
     (
-        lambda: asked().begins("resp_1").to_client("AgentThinking").passes(5.5),
+        lambda: asked().passes(3).begins("resp_1").to_client("AgentThinking").passes(5.5),
         ["No output for 5 s; still waiting."],
     ),
     # updates
@@ -412,6 +452,18 @@ LINES: list[tuple[Callable[[], Playbook], str, str, dict[str, Any]]] = [
         "warning",
         "upstream_attempt_failed",
         gone(1, "refused", status=503, reason="busy"),
+    ),
+    (
+        lambda: configuring().upstream_gone(Loss.CLOSED, code=1013, reason="busy"),
+        "warning",
+        "upstream_attempt_failed",
+        gone(1, "closed", code=1013, reason="busy"),
+    ),
+    (
+        lambda: ready().upstream_text({**voice("r", "", b""), "delta": "AQA="}),
+        "info",
+        "inexact_upstream",
+        {"leg": 1, "way": "response_not_created"},
     ),
     (
         lambda: ready().upstream_gone(Loss.CLOSED, code=1013, reason="busy"),

@@ -169,9 +169,7 @@ class UserItem(msgspec.Struct, kw_only=True):
     stt: float | None = None
     """How long its transcription took, in seconds."""
     pending: bool = True
-    """Its transcription has neither completed nor failed."""
-    silent: bool = False
-    """Committed by the upstream's idle timeout: nobody said anything."""
+    """Its text may yet come."""
     heard: dict[int, str] = {}
     """Interim transcript by content index."""
 

@@ -48,7 +48,7 @@ def await_user_text(s: State) -> None:
     s.awaited = [
         item
         for item, user in s.user_items.items()
-        if user.pending and user.committed_at is not None and not user.silent
+        if user.pending and user.committed_at is not None
     ]
 
 
@@ -90,7 +90,7 @@ def transcribed(s: State, event: realtime.ConversationItemInputAudioTranscriptio
     if user.committed_at is not None:
         _measured(s, event.item_id, user, round(s.now - user.committed_at, 6))
     content = event.transcript.strip()
-    if content and not user.silent:  # C-126
+    if content:
         history.transcribed(s, event.item_id, content)
         logprobs = [entry.logprob for entry in event.logprobs or []]
         confidence = math.exp(sum(logprobs) / len(logprobs)) if logprobs else 1.0

@@ -69,8 +69,7 @@ def committed(s: State, event: realtime.InputAudioBufferCommitted) -> None:
 
 def timeout_triggered(s: State, event: realtime.InputAudioBufferTimeoutTriggered) -> None:
     """The upstream commits silence to speak by itself; nobody said that (C-126)."""
-    user = text.user_item(s, event.item_id)
-    user.silent, user.pending = True, False
+    text.user_item(s, event.item_id).pending = False
 
 
 def unasked(s: State) -> None:
