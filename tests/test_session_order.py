@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from relay.session.actions import CallEndpoint
 from relay.session.facts import Loss
-from relay.settings import MappingOptions, TurnOptions
+from relay.settings import Endpoint, MappingOptions, TurnOptions
 from tests.expected import ANY, About, Captured, Wire, like
 from tests.playbook import Playbook
 from tests.scenes import (
@@ -561,3 +562,79 @@ def test_a_recital_that_is_lost_twice_is_told_of() -> None:
     replaced(book.begins("resp_1")).to_upstream(create(relay="inject")).begins("resp_2")
     words = "The text was lost with the connection."
     book.upstream_gone().to_client(LOST, like("Warning", description=words)).dials()
+
+
+def functions(**more: Any) -> Wire:
+    return settings(functions=("f",), **more)
+
+
+def called(given: Wire = FUNCTIONS, **opening: Any) -> Playbook:
+    """The client is asked for `f`, and the calling response is over."""
+    book = ready(given, **opening).upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1")).to_client(request("call_1"))
+    return book.upstream(response_done())
+
+
+@pytest.mark.conformance("C-170")
+def test_a_call_may_time_out_in_half_a_second() -> None:
+    book = called(call_timeout_s=0.5).passes(0.51).to_client(warning("FUNCTION_CALL_FAILED"))
+    book.to_upstream(ITEM, "response.create")
+
+
+@pytest.mark.parametrize(
+    ("content", "output", "cut"),
+    [
+        ("x" * 20, "x" * 20, False),
+        ("x" * 21, "x" * 8 + " [truncated]", True),
+        ("xü" * 7, "xüxüx [truncated]", True),
+        ("ü" * 11, "üüüü [truncated]", True),
+    ],
+)
+@pytest.mark.conformance("C-228")
+def test_a_result_is_cut_between_characters(content: str, output: str, cut: bool) -> None:
+    book = called(max_call_output_bytes=20).client(answer("call_1", content))
+    if cut:
+        book.to_client(warning("FUNCTION_CALL_FAILED"))
+    book.to_upstream(like(ITEM, item={"output": output}), "response.create")
+
+
+@pytest.mark.conformance("C-162", "C-174")
+def test_no_result_is_an_empty_one() -> None:
+    nothing = like("FunctionCallResponse", id="call_1", name="f")
+    book = called(functions(history=True)).client(nothing)
+    record = {"id": "call_1", "name": "f", "client_side": True, "arguments": "{}", "response": ""}
+    book.to_client(like("History", function_calls=[record]))
+    book.to_upstream(like(ITEM, item={"output": ""}), "response.create")
+
+
+@pytest.mark.conformance("C-171")
+def test_the_shell_is_told_where_and_how_to_call() -> None:
+    endpoint = {"url": "https://fns.test/f", "method": "put", "headers": {"x-key": "1"}}
+    think = {"functions": [{"name": "f", "endpoint": endpoint}]}
+    mapping = MappingOptions(function_endpoints=("https://fns.test",))
+    book = ready(settings(think=think), mapping=mapping).upstream(response_created())
+    book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1", arguments='{"a":1}'))
+    (asked,) = [d.action for d in book.unlisted if isinstance(d.action, CallEndpoint)]
+    there = Endpoint("https://fns.test/f", "PUT", {"x-key": "1"})
+    assert asked == CallEndpoint("call_1", "f", '{"a":1}', there)
+    book.calls_endpoint("f").to_client("FunctionCallRequest")
+
+
+@pytest.mark.conformance("C-078")
+def test_in_strict_mode_an_update_to_a_model_that_is_none_is_refused() -> None:
+    think = {"provider": {"type": "open_ai", "model": "gpt-4o-mini"}}
+    exact = settings(think={"provider": {"type": "open_ai", "model": MODEL}})
+    book = ready(exact, strict=True).client(like("UpdateThink", think=think))
+    book.to_client(warning("THINK_REQUEST_FAILED"))
+
+
+@pytest.mark.conformance("C-069", "C-078")
+def test_an_update_is_answered_once() -> None:
+    book = ready().client(like("UpdatePrompt", prompt="New.")).to_upstream("session.update")
+    book.updated().to_client("PromptUpdated").refuses("session.update").passes(15).nothing()
+
+
+@pytest.mark.conformance("C-084")
+def test_a_client_is_idle_to_the_second() -> None:
+    book = ready().passes(0.5).client("KeepAlive").passes(59.9).nothing().passes(0.2)
+    book.to_client("Error").closes(1000)
