@@ -106,8 +106,8 @@ async def test_five_conversations_go_on_after_the_relay_was_killed(tmp_path: Pat
             first.signal(signal.SIGKILL)
             await first.ended()
             async with relay(tmp_path, first.address) as second:
-                for _ in range(5):
-                    assert (await second.until("upstream_switched"))["items"] >= 3
+                told = [(await second.until("upstream_switched"))["items"] for _ in range(5)]
+                assert all(items >= 2 for items in told)
                 for who in range(5):
                     await people.says(who, f"Still number {who}")
                 await people.all(lambda who: f"You said: Still number {who}" in people.texts(who))
@@ -117,9 +117,13 @@ async def test_five_conversations_go_on_after_the_relay_was_killed(tmp_path: Pat
                 assert people.heard(who, "Error") == 0
                 texts = people.texts(who)
                 assert texts.count("Are you there?") == 1
-                assert 1 <= texts.count("You said: Are you there?") <= 2
+                assert texts.count("You said: Are you there?") <= 2
                 others = [f"number {other}" for other in range(5) if other != who]
                 assert not [text for text in texts for other in others if other in text]
+            # What was said in the last milliseconds may not have reached the disk; what did is
+            # asked again, unless the answer was out already.
+            answered = sum("You said: Are you there?" in people.texts(who) for who in range(5))
+            assert answered >= sum(items >= 3 for items in told)
 
 
 @pytest.mark.conformance("C-252")
