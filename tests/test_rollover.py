@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from relay.session import SessionOptions
 from relay.session.facts import Dialect, UpstreamTraits
+from relay.settings import MappingOptions, TurnOptions
 from relay.simulator.script import parse
 from tests.pair import Pair
 from tests.test_pair import SETTINGS, SPEECH, answer_calls, assert_settled, ready, silence
@@ -301,3 +302,12 @@ def test_an_upstream_that_has_proved_itself_may_be_lost_any_number_of_times() ->
         pair.client(says(f"Turn {turn}")).until("LatencyReport").loses_upstream().passes(1)
     assert pair.closed is None
     assert len(pair.dialled) == 7
+
+
+def test_a_commit_that_was_lost_with_the_upstream_holds_up_nothing() -> None:
+    mapping = MappingOptions(turns=TurnOptions(kind="off"))
+    pair = Pair(mapping=mapping).client(SETTINGS).until("SettingsApplied")
+    pair.speaks(SPEECH, frame_ms=100).client({"type": "ForceEndTurn"})
+    pair.loses_upstream().passes(2).client(says("Hello")).until("LatencyReport").passes(5)
+    assert pair.said()[-1] == ("assistant", "You said: Hello")
+    assert_settled(pair)

@@ -258,6 +258,10 @@ def settle(s: State) -> None:
     if s.response is not None:
         responses.abandon(s, s.response)
     s.requested = s.retrying = None
+    if s.turn is not TurnPhase.SPEAKING or s.applied.manual:
+        # No commit will come: the upstream that was asked for it is gone, and hears no more turns
+        # by itself.
+        s.wants = [want for want in s.wants if not want.waits_for_commit]
     for want in s.wants:
         want.waits_for = []
     if again is not None:
