@@ -135,7 +135,7 @@ def test_an_open_round_is_told_whatever_its_age_with_the_results_it_has() -> Non
 
 @pytest.mark.parametrize(
     ("after_s", "text"),
-    [(0.0, ""), (0.52, "One two"), (1.0, "One two three four.")],
+    [(0.0, ""), (0.52, "One two"), (0.99, "One two three four."), (1.0, "One two three four.")],
 )
 @pytest.mark.conformance("C-246", "C-156")
 def test_of_an_answer_that_was_cut_whole_words_are_told(after_s: float, text: str) -> None:
@@ -166,3 +166,10 @@ def test_an_id_that_serves_both_sides_mixes_up_nothing() -> None:
     book.upstream(*speech("item_t1"), transcribed("item_t1", "Hm?"))
     book.to_client("UserStartedSpeaking", user("Hm?")).passes(20)
     assert told(book) == ["Question 1", "Answer 1", "Hm?"]
+
+
+def test_a_call_without_arguments_is_told_with_none() -> None:
+    book = ready(FUNCTIONS).upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1", arguments="")).to_client(request("call_1"))
+    book.upstream(response_done())
+    assert told(book) == ["f({})"]

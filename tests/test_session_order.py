@@ -638,3 +638,120 @@ def test_an_update_is_answered_once() -> None:
 def test_a_client_is_idle_to_the_second() -> None:
     book = ready().passes(0.5).client("KeepAlive").passes(59.9).nothing().passes(0.2)
     book.to_client("Error").closes(1000)
+
+
+# What is left of a lost upstream.
+
+
+def slow_to_rebuild(**opening: Any) -> dict[str, Any]:
+    """Nothing of the next upstream falls due meanwhile."""
+    return {"upstream_step_s": 1000.0, "client_idle_s": 1000.0, **opening}
+
+
+def requested() -> Playbook:
+    return writes(ready(**slow_to_rebuild()), "Hi.").acks().to_upstream("response.create")
+
+
+def begun() -> Playbook:
+    return requested().begins("resp_1").to_client("AgentThinking")
+
+
+def cancelling() -> Playbook:
+    book = begun().client(says("Stop.", "interrupt")).audio_dropped()
+    return book.to_upstream("response.cancel")
+
+
+def updating() -> Playbook:
+    return ready(**slow_to_rebuild()).client(like("UpdatePrompt", prompt="A")).to_upstream(UPDATE)
+
+
+def near_its_end() -> Playbook:
+    book = ready(**slow_to_rebuild(upstream_session_s=150.0)).passes(30).dials()
+    return book.upstream_gone(Loss.UNREACHABLE, leg=2)
+
+
+UPDATE = "session.update"
+
+
+@pytest.mark.parametrize("scene", [requested, begun, cancelling, updating, near_its_end])
+@pytest.mark.conformance("C-186")
+def test_nothing_that_was_asked_of_a_lost_upstream_falls_due(scene: Any) -> None:
+    book = scene().upstream_gone(leg=1)
+    book.unlisted = []
+    book.passes(300).nothing()
+
+
+@pytest.mark.conformance("C-187", "C-107")
+def test_audio_that_was_gathered_for_a_lost_upstream_is_for_the_next() -> None:
+    book = ready().client_audio(pcm(5, 1)).upstream_gone().to_client(LOST).dials()
+    book.client_audio(pcm(5, 2)).upstream_opens().upstream(created()).to_upstream(UPDATE)
+    book.client_audio(pcm(15, 3)).updated()
+    book.audio_to_upstream(pcm(5, 1) + pcm(5, 2) + pcm(15, 3)).passes(1).nothing()
+
+
+@pytest.mark.conformance("C-116", "C-118")
+def test_audio_of_a_lost_upstream_is_not_committed_on_the_next() -> None:
+    book = ready(mapping=MANUAL).client_audio(pcm(500)).audio_to_upstream(pcm(500))
+    replaced(book).client("ForceEndTurn").nothing()
+
+
+@pytest.mark.conformance("C-245", "C-093")
+def test_what_was_asked_for_is_asked_on_the_next_upstream_before_what_waits() -> None:
+    book, first = two_questions()
+    replaced(book).to_upstream(ITEM, ITEM, create(relay=ANY, n=first))
+
+
+@pytest.mark.conformance("C-138")
+def test_nothing_waits_for_words_that_a_lost_upstream_owed() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream_gone()
+    book.to_client(LOST, warning("THINK_REQUEST_FAILED")).dials().upstream_opens()
+    book.upstream(created()).to_upstream(UPDATE).updated()
+    writes(book, "Hi.").acks().to_upstream("response.create").begins("resp_1")
+    book.to_client("AgentThinking").upstream(*begins("resp_1", "item_a1")[1:])
+    book.upstream(*message_done("resp_1", "item_a1", "Hello.")).to_client(assistant("Hello."))
+
+
+@pytest.mark.conformance("C-080")
+def test_an_update_that_was_under_way_comes_before_those_that_waited() -> None:
+    book = ready().client(like("UpdatePrompt", prompt="A")).to_upstream(UPDATE)
+    book.client(like("UpdatePrompt", prompt="B")).upstream_gone().to_client(LOST).dials()
+    book.upstream_opens().upstream(created())
+    book.to_upstream(like(UPDATE, session={"instructions": "Be brief.\n\nA\n\nB"}))
+    book.updated().to_client("PromptUpdated", "PromptUpdated")
+
+
+@pytest.mark.conformance("C-223")
+def test_a_cancel_on_a_lost_upstream_has_no_turn_asked_for_on_the_next() -> None:
+    turns = TurnOptions(interrupt_response=False)
+    book = answering(mapping=MappingOptions(turns=turns)).passes(2)
+    book.upstream(speech_started("item_u2")).audio_dropped()
+    book.to_client(assistant("Hello."), "UserStartedSpeaking").to_upstream("response.cancel")
+    replaced(book).to_upstream(ITEM, ITEM)
+    book.upstream(*speech("item_u3")).to_client("UserStartedSpeaking").passes(5).nothing()
+
+
+@pytest.mark.conformance("C-188")
+def test_an_upstream_that_is_lost_as_soon_as_it_is_live_counts_as_a_failed_attempt() -> None:
+    book = replaced(ready().passes(20)).passes(1).upstream_gone().to_client(LOST)
+    book.passes(0.4).nothing().passes(0.2).dials()
+
+
+@pytest.mark.conformance("C-188")
+def test_an_upstream_that_has_lasted_is_rebuilt_at_once() -> None:
+    replaced(ready().passes(20)).passes(10).upstream_gone().to_client(LOST).dials()
+
+
+@pytest.mark.conformance("C-228")
+def test_arguments_up_to_the_limit_are_announced() -> None:
+    """As JSON text: the quotes count."""
+    called(max_call_arguments_bytes=4).nothing()
+
+
+@pytest.mark.conformance("C-230", "C-158")
+def test_a_call_without_an_item_has_the_arguments_that_it_came_with() -> None:
+    """From a server that never sends output items, nor the end of a response."""
+    book = ready(FUNCTIONS, ends_responses=False).upstream(response_created())
+    done = calls("resp_1", "call_1", arguments='{"a":1}')[-3]
+    assert done["type"] == "response.function_call_arguments.done"
+    book.to_client("AgentThinking").upstream(done).to_client(request("call_1", "f", '{"a":1}'))
+    book.client(answer("call_1")).to_upstream(ITEM).passes(0.3).to_upstream("response.create")

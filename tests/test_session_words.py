@@ -22,6 +22,8 @@ from tests.scenes import (
     configuring,
     created,
     failure,
+    function_call,
+    item_done,
     opened,
     ready,
     request,
@@ -350,6 +352,35 @@ WORDS: list[tuple[Callable[[], Playbook], list[str]]] = [
         ["The upstream refused the connection: HTTP status 401."],
     ),
     (
+        lambda: (
+            ready(rebuild_attempts=1)
+            .upstream_gone()
+            .to_client(LOST)
+            .dials()
+            .upstream_opens()
+            .upstream(created())
+            .to_upstream("session.update")
+            .updated()
+            .upstream_gone(Loss.CLOSED)
+        ),
+        [
+            "The connection to the upstream was lost and is rebuilt.",
+            "The upstream was not rebuilt: closed.",
+        ],
+    ),
+    (
+        lambda: (
+            ready()
+            .upstream_gone()
+            .to_client(LOST)
+            .dials()
+            .client(like("UpdateThink", think={"functions": [{"name": ""}]}))
+            .upstream_opens()
+            .upstream(created())
+        ),
+        ["think.functions[0].name: missing"],
+    ),
+    (
         lambda: ready().upstream_gone(),
         ["The connection to the upstream was lost and is rebuilt."],
     ),
@@ -553,6 +584,26 @@ LINES: list[tuple[Callable[[], Playbook], str, str, dict[str, Any]]] = [
         "info",
         "recital_cancelled",
         {"reason": "greeting"},
+    ),
+    (
+        lambda: calling().upstream(
+            response_created("resp_2"),
+            *item_done("resp_2", {**function_call("call_1"), "id": "item_other"}),
+        ),
+        "info",
+        "call_repeated",
+        {"call": "call_1"},
+    ),
+    (
+        lambda: (
+            ready(FUNCTIONS)
+            .upstream(response_created())
+            .to_client("AgentThinking")
+            .upstream(calls("resp_1", "call_1")[-3])
+        ),
+        "info",
+        "inexact_upstream",
+        {"leg": 1, "way": "call_without_item"},
     ),
     (
         lambda: ready().client(answer("call_x")),

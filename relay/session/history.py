@@ -43,7 +43,7 @@ def heard(s: State, item_id: str, share: float) -> None:
     if entry is None:
         return
     content = text_of(entry)
-    kept = content[: round(len(content) * min(1.0, share))]
+    kept = content[: round(len(content) * share)]
     if len(kept) < len(content):
         kept = kept.rpartition(" ")[0] or kept
     entry.content = [realtime.ContentPart(type="output_text", text=kept)]
@@ -56,7 +56,6 @@ def called(s: State, item: realtime.Item) -> None:
         s,
         realtime.Item(
             type="function_call",
-            id=item.id,
             name=item.name,
             call_id=item.call_id,
             arguments=item.arguments or "{}",

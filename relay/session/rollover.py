@@ -131,7 +131,6 @@ def _lost(s: State) -> None:
     if s.next is not None and s.next.phase is LegPhase.STANDBY:
         _switch(s, s.next)
     elif s.next is None:
-        s.disarm(Timer.REDIAL)
         if gone is not None and (gone.proved or s.now - gone.live_at >= s.options.proved_after_s):
             phases.start_over(s)
             redial(s)
