@@ -536,8 +536,9 @@ def _starts_speaking(s: State, response: Response, item_id: str) -> None:
     if response.want is not None and response.verbatim:
         history.answered(s, item_id, response.want.text)
         text.assistant_said(s, response.want.text)  # C-103, L-38
-    first = response.first_token_at if response.first_token_at is not None else s.now
-    total, ttt = _seconds(s.now - response.since), _seconds(first - response.since)
+    assert response.first_token_at is not None
+    total = _seconds(s.now - response.since)
+    ttt = _seconds(response.first_token_at - response.since)
     s.tell(
         voice_agent.AgentStartedSpeaking(
             total_latency=total, tts_latency=_seconds(total - ttt), ttt_latency=ttt
