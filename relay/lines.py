@@ -19,6 +19,8 @@ from trio.lowlevel import wait_readable, wait_writable
 RECEIVE_BYTES = 16 * 1024
 """At most so much in one receive: what it brings is understood without awaiting anything, and may
 be thousands of empty pieces."""
+ALERT_S = 1.0
+"""Time to tell the other end why a TLS handshake failed."""
 
 
 class Line(trio.abc.HalfCloseableStream):
@@ -175,19 +177,24 @@ class TlsLine(SocketLine):
 
     async def handshake(self) -> None:
         """Raises BrokenResourceError, whose cause says what is wrong with the other end."""
-        while True:
+        failure: ssl.SSLError | None = None
+        while failure is None:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
                 self._encrypted(await super().receive_some())
-            except (ssl.SSLError, ssl.CertificateError) as error:
-                with contextlib.suppress(trio.BrokenResourceError):
-                    await self._flush()  # the alert that says why
-                raise trio.BrokenResourceError from error
+            except ssl.SSLError as error:  # that of a certificate is one, too
+                failure = error
             else:
                 await self._flush()
                 return
+        with (
+            trio.move_on_after(ALERT_S, shield=True),
+            contextlib.suppress(trio.BrokenResourceError),
+        ):
+            await self._flush()  # the alert that says why
+        raise trio.BrokenResourceError from failure
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:

@@ -77,6 +77,8 @@ FLUSH_S: Final = 5.0
 """Time a goodbye gives to what was posted before it."""
 PEER_CLOSE_S: Final = 2.0
 """Time a goodbye waits for the peer's close frame."""
+GOODBYE_S: Final = 15.0
+"""More than a goodbye takes, which bounds itself."""
 
 
 class LegGone(Exception):
@@ -244,13 +246,14 @@ async def dial_over(
         )
 
     try:
-        opened = await _open(stream, opening, trio.current_time() + deadline_s)
-    except BaseException as failure:
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)
-        if isinstance(failure, _NotOpened):
-            raise _why_not(failure) from failure.__cause__
-        raise
+        try:
+            opened = await _open(stream, opening, trio.current_time() + deadline_s)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+            raise
+    except _NotOpened as failure:
+        raise _why_not(failure) from failure.__cause__
     leg = Leg(line_over(stream), limits, client=True, opened=opened)
     async with leg._alive():
         yield leg
@@ -388,7 +391,8 @@ class Leg:
                 try:
                     yield
                 finally:
-                    await self.goodbye(self._last_word, flush_s=1.0)
+                    with trio.move_on_after(GOODBYE_S, shield=True):
+                        await self.goodbye(self._last_word, flush_s=1.0)
 
     async def _run(self) -> None:
         # Shielded: the holder's end is the leg's end, and until then a goodbye needs the writer,
