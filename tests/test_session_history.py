@@ -173,3 +173,17 @@ def test_a_call_without_arguments_is_told_with_none() -> None:
     book.upstream(*calls("resp_1", "call_1", arguments="")).to_client(request("call_1"))
     book.upstream(response_done())
     assert told(book) == ["f({})"]
+
+
+@pytest.mark.conformance("C-243")
+def test_no_cut_is_made_between_a_call_and_a_result_that_came_a_turn_later() -> None:
+    book = turn(ready(FUNCTIONS, history_items=8), 1).upstream(response_created())
+    book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1")).to_client(
+        request("call_1")
+    )
+    turn(book.upstream(response_done()), 2)
+    book.client(answer("call_1")).to_upstream("conversation.item.create", "response.create")
+    book.begins("resp_9").to_client("AgentThinking")
+    book.upstream(response_done("resp_9")).to_client("LatencyReport")
+    turn(turn(book, 3), 4)
+    assert told(book) == ["Question 3", "Answer 3", "Question 4", "Answer 4"]

@@ -755,3 +755,25 @@ def test_a_call_without_an_item_has_the_arguments_that_it_came_with() -> None:
     assert done["type"] == "response.function_call_arguments.done"
     book.to_client("AgentThinking").upstream(done).to_client(request("call_1", "f", '{"a":1}'))
     book.client(answer("call_1")).to_upstream(ITEM).passes(0.3).to_upstream("response.create")
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [("input_audio_buffer_commit_empty", True), ("response_cancel_not_active", False)],
+)
+@pytest.mark.conformance("C-179", "C-117")
+def test_an_unaddressed_error_is_about_the_commit_if_its_code_says_so(
+    code: str, again: bool
+) -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.client("ForceEndTurn").to_upstream("input_audio_buffer.commit")
+    book.upstream(like("error", error=unaddressed(code))).client("ForceEndTurn")
+    if again:
+        book.to_upstream("input_audio_buffer.commit")
+
+
+@pytest.mark.conformance("C-212", "C-153")
+def test_the_refusal_of_a_cancel_of_what_nobody_wants_stays_here() -> None:
+    book = configuring(settings(greeting="Welcome!")).updated().to_client("SettingsApplied")
+    book.to_upstream("response.create").upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.begins("resp_1").to_upstream("response.cancel").refuses("response.cancel").nothing()

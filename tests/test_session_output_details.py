@@ -164,7 +164,7 @@ def test_items_without_names_are_told_apart_by_their_place() -> None:
 
 @pytest.mark.conformance("C-220", "C-230")
 def test_texts_of_items_that_were_not_announced_come_in_their_place() -> None:
-    book = begun().upstream(heard("resp_1", "item_b", "Two.", 1), heard("resp_1", "item_a", "One."))
+    book = begun().upstream(heard("resp_1", "item_a", "Two.", 1), heard("resp_1", "item_b", "One."))
     book.upstream(response_done())
     book.to_client(assistant("One."), assistant("Two."), "LatencyReport")
 
@@ -319,3 +319,42 @@ def test_a_recital_is_measured_from_when_it_is_asked_for() -> None:
     book.to_upstream("response.create").passes(0.5).begins("resp_1").passes(0.5)
     book.upstream(voice("resp_1", "item_a1", pcm(100))).to_client(assistant("Hi."))
     book.to_client(like("AgentStartedSpeaking", total_latency=About(1.0))).audio_to_client()
+
+
+@pytest.mark.conformance("C-142")
+def test_the_transcriptions_time_is_reported_with_the_turn_that_was_spoken() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").passes(0.5)
+    book.upstream(transcribed("item_u1", "Hi.")).to_client(user("Hi."))
+    book.upstream(response_created()).to_client("AgentThinking").upstream(response_done())
+    book.to_client(like("LatencyReport", stt_latency=0.5)).client(types("And?"))
+    book.to_client(user("And?")).to_upstream(ITEM).acks().to_upstream("response.create")
+    book.begins("resp_2").to_client("AgentThinking").upstream(response_done("resp_2"))
+    book.to_client(like("LatencyReport", stt_latency=ABSENT))
+
+
+@pytest.mark.conformance("C-230")
+def test_the_end_is_inferred_only_of_an_upstream_that_has_never_begun_a_response() -> None:
+    whole = message_done("resp_x", "item_x", "Hello.")
+    book = begun().upstream(response_done()).to_client("LatencyReport")
+    book.upstream(*whole).to_client("AgentThinking", assistant("Hello.")).passes(3).nothing()
+    book = ready().upstream(*whole).to_client("AgentThinking", assistant("Hello."))
+    book.passes(3).to_client("LatencyReport")
+
+
+@pytest.mark.conformance("C-165")
+def test_a_round_does_not_wait_for_another() -> None:
+    book = ready(FUNCTIONS)
+    for n in (1, 2):
+        book.upstream(response_created(f"resp_{n}")).to_client("AgentThinking")
+        book.upstream(*calls(f"resp_{n}", f"call_{n}")).to_client(request(f"call_{n}"))
+        book.upstream(response_done(f"resp_{n}"))
+    book.client(answer("call_2")).to_upstream(ITEM, "response.create")
+
+
+@pytest.mark.conformance("C-229")
+def test_a_result_that_is_refused_twice_is_told_and_not_sent_again() -> None:
+    book = ready(FUNCTIONS).upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1")).to_client(request("call_1"))
+    book.client(answer("call_1")).to_upstream(ITEM).refuses(ITEM).nothing()
+    book.upstream(response_done()).to_upstream(ITEM, "response.create").refuses(ITEM)
+    book.to_client(warning("THINK_REQUEST_FAILED")).passes(5).nothing()

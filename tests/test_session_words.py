@@ -232,6 +232,7 @@ WORDS: list[tuple[Callable[[], Playbook], list[str]]] = [
     (lambda: configuring().refuses("session.update", message="Odd."), ["Odd."]),
     (lambda: configuring().refuses("session.update", "odd_thing", message=""), ["odd_thing"]),
     (lambda: ready().upstream(failure("odd_thing", "Odd.")), ["Odd. (odd_thing)"]),
+    (lambda: ready(component=True).upstream(failure("odd_thing", "Odd.")), ["Odd."]),
     (lambda: ready().upstream_text(detailed(type="odd_type")), ["odd_type"]),
     (lambda: ready().upstream_text(detailed(message="Odd.")), ["Odd."]),
     (lambda: ready().upstream_text(detailed(code="odd_thing")), ["error (odd_thing)"]),

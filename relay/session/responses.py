@@ -157,7 +157,7 @@ def created(s: State, event: realtime.ResponseCreated, leg: Leg) -> None:
     if event.response.id in s.ended or (s.response and s.response.id == event.response.id):
         return  # C-222, C-224
     leg.creates_responses = True
-    _begin(s, event.response, leg)
+    _begin(s, event.response)
 
 
 def slow(s: State) -> None:
@@ -363,7 +363,7 @@ def give_up_cancelled(s: State) -> None:
 # -- inside ----------------------------------------------------------------------------------------
 
 
-def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
+def _begin(s: State, begun: realtime.Response) -> None:
     if s.response is not None:
         abandon(s, s.response)  # it was never said to be over
     asked = s.requested if _is_ours(s, begun) else None
@@ -376,7 +376,7 @@ def _begin(s: State, begun: realtime.Response, leg: Leg) -> None:
     s.cancelled_for_speech = False
     if asked is not None and asked.dropped:
         s.response.interrupted = True
-        s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl", leg), response_id=begun.id))
+        s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl"), response_id=begun.id))
         s.arm(Timer.CANCELLED, s.options.cancel_wait_s)
         return
     if not s.response.verbatim:
@@ -494,7 +494,7 @@ def _live(s: State, response_id: str, item_id: str) -> Response | None:
     if s.response is None and s.live is not None and response_id not in s.ended:
         s.inexact("response_not_created")
         s.live.infers_ends = s.live.infers_ends or not s.live.creates_responses
-        _begin(s, realtime.Response(id=response_id), s.live)
+        _begin(s, realtime.Response(id=response_id))
     response = s.response
     if response is None or response.interrupted or response_id not in ("", response.id):
         return None
