@@ -27,9 +27,18 @@ with warnings.catch_warnings():
     from deepgram import AsyncDeepgramClient, DeepgramClient
     from deepgram.agent.v1.socket_client import AsyncV1SocketClient, V1SocketClient
     from deepgram.agent.v1.types import (
+        AgentV1CustomToThinkProvider,
+        AgentV1ForceEndTurn,
+        AgentV1InjectAgentMessage,
         AgentV1InjectUserMessage,
+        AgentV1KeepAlive,
         AgentV1SendFunctionCallResponse,
         AgentV1Settings,
+        AgentV1UpdateListen,
+        AgentV1UpdatePrompt,
+        AgentV1UpdateSpeak,
+        AgentV1UpdateThink,
+        AgentV1UpdateThinkLive,
     )
     from deepgram.core.events import EventType
     from deepgram.environment import DeepgramClientEnvironment
@@ -211,7 +220,16 @@ def _environment(address: str) -> DeepgramClientEnvironment:
 
 _METHODS: dict[str, tuple[str, Any]] = {
     "Settings": ("send_settings", AgentV1Settings),
+    "UpdateListen": ("send_update_listen", AgentV1UpdateListen),
+    "UpdateThink": ("send_update_think", AgentV1UpdateThink),
+    "UpdateThink_Live": ("send_update_think_live", AgentV1UpdateThinkLive),
+    "UpdateSpeak": ("send_update_speak", AgentV1UpdateSpeak),
+    "UpdatePrompt": ("send_update_prompt", AgentV1UpdatePrompt),
     "InjectUserMessage": ("send_inject_user_message", AgentV1InjectUserMessage),
+    "InjectAgentMessage": ("send_inject_agent_message", AgentV1InjectAgentMessage),
+    "ForceEndTurn": ("send_force_end_turn", AgentV1ForceEndTurn),
+    "KeepAlive": ("send_keep_alive", AgentV1KeepAlive),
+    "__customToThinkProvider": ("send_custom_to_think_provider", AgentV1CustomToThinkProvider),
     "FunctionCallResponse": ("send_function_call_response", AgentV1SendFunctionCallResponse),
 }
 
