@@ -99,3 +99,20 @@ def test_after_a_held_message_that_is_the_end_the_next_one_is_not_obeyed() -> No
     exact = settings(think={"provider": {"type": "open_ai", "model": MODEL}, "prompt": "Hi."})
     book = configuring(exact, strict=True).client(says("No.", "shout"), types("Hi.")).updated()
     book.to_client("SettingsApplied", error("UNPARSABLE_CLIENT_MESSAGE")).closes(1000)
+
+
+@pytest.mark.conformance("C-206", "C-099")
+def test_a_user_who_goes_on_after_a_pause_still_speaks_when_the_pause_would_have_ended() -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.upstream(speech_stopped()).passes(1).upstream(speech_started())
+    book.to_client("UserStartedSpeaking").passes(15).client(says("Now."))
+    book.to_client("InjectionRefused")
+
+
+@pytest.mark.conformance("C-224", "C-205")
+def test_a_commit_that_comes_again_is_no_other_turn() -> None:
+    book = ready(settings(listen=FORCED)).upstream(*speech(), transcribed("item_u1", "Hi."))
+    book.to_client("UserStartedSpeaking", user("Hi.")).client("ForceEndTurn")
+    book.to_upstream("response.create").begins("resp_1").to_client("AgentThinking")
+    book.upstream(*reply()[-1:]).to_client(assistant("Hello."), "LatencyReport")
+    book.upstream(committed()).client("ForceEndTurn").nothing()
