@@ -5,6 +5,8 @@ configured with one session.update, live at session.updated. Nothing else is sen
 L-06).
 """
 
+import msgspec
+
 from relay import realtime, settings, voice_agent
 from relay.session import history, responses, turns
 from relay.session.actions import Dial, Hangup, Redeliver, SetFormats, Target
@@ -266,13 +268,4 @@ def client_idle(s: State) -> None:
 
 def identified(item: realtime.Item, item_id: str) -> realtime.Item:
     """A copy with an id of ours: echoes are recognised by it, never shown (C-039)."""
-    return realtime.Item(
-        type=item.type,
-        id=item_id,
-        role=item.role,
-        content=item.content,
-        name=item.name,
-        call_id=item.call_id,
-        arguments=item.arguments,
-        output=item.output,
-    )
+    return msgspec.structs.replace(item, id=item_id)
