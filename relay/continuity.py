@@ -66,6 +66,7 @@ async def opened(
     lot = Lot(
         window_s=session.resume_window_s,
         max_parked=session.max_parked,
+        max_parked_bytes=session.max_parked_bytes,
         by_header=session.resume_by_header,
     )
     async with store.opened(configured.store) as kept:
@@ -109,7 +110,8 @@ class Continuity:
             except msgspec.DecodeError as error:
                 log.warning("snapshot of another version left alone", reason=str(error))
             else:
-                self._obey(self._lot.restored(waiting.deposit, trio.current_time()))
+                now = trio.current_time()
+                self._obey(self._lot.restored(waiting.deposit, now, len(body)))
         if self._lot.parked:
             log.info("conversations restored", parked=self._lot.parked)
 
@@ -142,13 +144,16 @@ class Continuity:
             return None
         encoded = left.get(decision.holder or "")
         if encoded is not None:
-            self._keep(connection, encoded)
+            if self._store.durable:
+                self._keep(connection, encoded)
         else:
             body = await self._store.read(decision.key)
             if body is None:
                 log.error("snapshot missing")
                 return None
             encoded = msgspec.msgpack.decode(body, type=Waiting).snapshot
+            if not self._store.durable:
+                self._store.erase(decision.key)  # what goes on takes no room beside itself
         log.info("resumed", first=decision.key, from_connection=decision.holder is not None)
         return Returned(encoded, self._began_wall, settings, decision.repeated)
 
@@ -162,17 +167,19 @@ class Continuity:
 
     def ended(self, connection: Connection, how: End, encoded: bytes | None) -> None:
         self._visits.pop(connection.id, None)
-        if encoded is not None:
-            self._keep(connection, encoded)
-        self._obey(self._lot.ended(connection.id, how, trio.current_time()))
+        nbytes = 0 if encoded is None else self._keep(connection, encoded)
+        self._obey(self._lot.ended(connection.id, how, trio.current_time(), nbytes))
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _keep(self, connection: Connection, encoded: bytes) -> None:
+    def _keep(self, connection: Connection, encoded: bytes) -> int:
+        """Put the conversation of a connection into the store. Returns its size in bytes."""
         deposit = self._lot.deposit(connection.id)
-        if deposit is not None:
-            body = msgspec.msgpack.encode(Waiting(deposit, encoded))
-            self._store.write(deposit.key, lambda: body)
+        if deposit is None:
+            return 0
+        body = msgspec.msgpack.encode(Waiting(deposit, encoded))
+        self._store.write(deposit.key, lambda: body)
+        return len(body)
 
     def _running(self, connection: Connection, session: Session) -> bytes | None:
         """The state of a conversation that goes on; None if it does not, by now."""

@@ -2,7 +2,10 @@
 
 It knows the claims of connections, when each conversation was left, and how long it waits. It holds
 no conversation, has no clock (`now` is an argument, in seconds) and opens nothing: what is to be
-done about a decision it answers as a list of orders.
+done about a decision it answers as a list of orders, to be obeyed in their order before anything else
+happens. All connections that may ever want the same conversation must be told to the same lot, with
+times of one clock that never goes back; no call waits for anything, and none takes longer when more
+conversations go on.
 
 Two things tell a returning client. An id from one of its Welcomes is unguessable and proves it. The
 `x-deepgram-session-id` that the official JavaScript SDK sends proves little: it belongs to one
@@ -15,14 +18,17 @@ use at the same time. Otherwise nothing is resumed: no one may be handed another
 """
 
 import enum
+import itertools
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Collection
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 SPOILT_LABELS = 65_536
 """How many labels are remembered of which nothing is resumed any more; those seen last."""
 
+T = TypeVar("T")
 ByHeader: TypeAlias = Literal["bare", "equal", "off"]
 
 
@@ -71,6 +77,8 @@ class Place(msgspec.Struct):
     """None: it is parked."""
     until: float = math.inf
     """When it is forgotten."""
+    nbytes: int = 0
+    """What it takes while it is parked."""
 
 
 class End(enum.Enum):
@@ -132,28 +140,60 @@ class Decision(msgspec.Struct, frozen=True):
     orders: list[Order]
 
 
+class _Grouped(Generic[T]):
+    """Things under names that several of them may share, each group in the order of its coming.
+    None is no name."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[str, T]] = {}
+
+    def add(self, name: str | None, key: str, thing: T) -> None:
+        if name is not None:
+            self._groups.setdefault(name, {})[key] = thing
+
+    def remove(self, name: str | None, key: str) -> None:
+        if name is not None:
+            del self._groups[name][key]
+            if not self._groups[name]:
+                del self._groups[name]
+
+    def under(self, name: str | None) -> Collection[T]:
+        return self._groups[name].values() if name in self._groups else ()
+
+
 class Lot:
     """All conversations that somebody holds or may come back to."""
 
     def __init__(
-        self, *, window_s: float = 30.0, max_parked: int = 1000, by_header: ByHeader = "bare"
+        self,
+        *,
+        window_s: float = 30.0,
+        max_parked: int = 1000,
+        max_parked_bytes: float = math.inf,
+        by_header: ByHeader = "bare",
     ) -> None:
         """`window_s` 0: nothing is parked."""
         self._window_s = window_s
         self._max_parked = max_parked
+        self._max_parked_bytes = max_parked_bytes
         self._by_header = by_header
         self._connections: dict[str, Connection] = {}  # in the order of their arrival
+        self._connected: _Grouped[Connection] = _Grouped()  # the same, by label
         self._undecided: dict[str, Connection] = {}
-        self._places: dict[str, Place] = {}
+        self._wanting: _Grouped[Connection] = _Grouped()  # the undecided, by the id they claim
+        self._bearing: _Grouped[Connection] = _Grouped()  # the undecided, by label
+        self._parked: dict[str, Place] = {}  # by key; whose time is up first, first
+        self._parked_bytes = 0
         self._ids: dict[str, Place] = {}
+        self._labelled: _Grouped[Place] = _Grouped()
         self._spoilt: dict[str, None] = {}  # those seen last at the end
         self._orders: list[Order] = []
 
     # -- what happens -----------------------------------------------------------------------------
 
-    def restored(self, deposit: Deposit, now: float) -> list[Order]:
-        """An earlier process left this; its window begins now (C-260)."""
-        self._add(Place(deposit, until=now + self._window_s))
+    def restored(self, deposit: Deposit, now: float, nbytes: int = 0) -> list[Order]:
+        """An earlier process left this, in so many bytes; its window begins now (C-260)."""
+        self._park(self._add(Place(deposit)), now, nbytes)
         return self._bounded()
 
     def spoilt(self, label: str) -> None:
@@ -166,11 +206,14 @@ class Lot:
         if claim.label in self._spoilt:
             self._spoilt[claim.label] = self._spoilt.pop(claim.label)
         elif claim.label is not None:
-            for older in self._labelled(claim.label):
+            for older in self._connected.under(claim.label):
                 older.watched = True
         if self._is_certain(claim.label):
             self._orders.append(Doubt(claim.label or ""))
         self._connections[connection] = self._undecided[connection] = newcomer
+        self._connected.add(claim.label, connection, newcomer)
+        self._wanting.add(claim.resume, connection, newcomer)
+        self._bearing.add(claim.label, connection, newcomer)
         return newcomer, self._taken()
 
     def came(self, connection: str) -> list[Order]:
@@ -181,7 +224,8 @@ class Lot:
 
     def decided(self, connection: str, settings: bytes | None = None) -> Decision:
         """The first message came: Settings with this digest, or anything else."""
-        newcomer = self._undecided.pop(connection)
+        newcomer = self._undecided[connection]
+        self._is_decided(newcomer)
         place = self._by_id(newcomer)
         by_id = place is not None
         place = place or self._by_label(newcomer, settings)
@@ -198,19 +242,20 @@ class Lot:
         repeated = key is not None and settings is not None and not by_id
         return Decision(key, holder.id if holder else None, repeated, self._taken())
 
-    def ended(self, connection: str, how: End, now: float) -> list[Order]:
-        """A connection is no more."""
-        gone = self._connections.pop(connection, None)
+    def ended(self, connection: str, how: End, now: float, nbytes: int = 0) -> list[Order]:
+        """A connection is no more. What it leaves takes so many bytes."""
+        gone = self._connections.get(connection)
         if gone is None:
             return []  # superseded
+        self._disconnect(gone)
         place = gone.place
         if place is None:
-            del self._undecided[connection]
+            self._is_decided(gone)
             if how is not End.CLOSED:
                 self._spoil(gone.claim.label)  # its Settings may be on the way for ever
             self._less_doubt(gone)
         elif how is End.LOST and self._window_s > 0:
-            place.holder, place.until = None, now + self._window_s
+            self._park(place, now, nbytes)
             return self._bounded()
         elif how is End.KEPT:
             self._remove(place)
@@ -220,16 +265,16 @@ class Lot:
 
     def time_passed(self, now: float) -> list[Order]:
         """What nobody came back for is forgotten (C-249). Early calls do nothing."""
-        for place in [p for p in self._places.values() if p.until <= now]:
-            if not self._is_awaited(place):
-                self._forget(place, clean=False)
+        due = itertools.takewhile(lambda place: place.until <= now, self._parked.values())
+        for place in [place for place in due if not self._is_awaited(place)]:
+            self._forget(place, clean=False)
         return self._taken()
 
     def next_deadline(self) -> float:
         """When `time_passed` is to be called; inf when there is no need. What a newcomer may be
         about to claim is looked at again when that has decided or ended."""
-        waiting = (p.until for p in self._places.values() if not self._is_awaited(p))
-        return min(waiting, default=math.inf)
+        waiting = (p.until for p in self._parked.values() if not self._is_awaited(p))
+        return next(waiting, math.inf)
 
     # -- what is known ----------------------------------------------------------------------------
 
@@ -240,7 +285,13 @@ class Lot:
 
     @property
     def parked(self) -> int:
-        return sum(place.holder is None for place in self._places.values())
+        """How many conversations wait."""
+        return len(self._parked)
+
+    @property
+    def parked_bytes(self) -> int:
+        """How much they take together."""
+        return self._parked_bytes
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -254,8 +305,8 @@ class Lot:
         claim = newcomer.claim
         if claim.label is None or claim.label in self._spoilt:
             return None
-        places = [p for p in self._places.values() if p.deposit.label == claim.label]
-        others = [c for c in self._undecided.values() if c.claim.label == claim.label]
+        places = list(self._labelled.under(claim.label))
+        others = self._bearing.under(claim.label)
         if len(places) != 1 or others or not self._may_have(newcomer, places[0]):
             return None
         bare = settings is None
@@ -274,21 +325,18 @@ class Lot:
 
     def _is_awaited(self, place: Place) -> bool:
         """Somebody has arrived in time who may be about to claim it."""
-        return any(
-            self._may_have(c, place)
-            and (c.claim.resume in place.deposit.ids or self._bears(c, place))
-            for c in self._undecided.values()
-        )
-
-    def _bears(self, newcomer: Connection, place: Place) -> bool:
-        label = newcomer.claim.label
-        return label is not None and label == place.deposit.label and label not in self._spoilt
+        deposit = place.deposit
+        claimants = [c for known in deposit.ids for c in self._wanting.under(known)]
+        if deposit.label not in self._spoilt:
+            claimants += self._bearing.under(deposit.label)
+        return any(self._may_have(c, place) for c in claimants)
 
     def _displaced(self, place: Place, newcomer: Connection) -> Connection | None:
         """Of two claims the last wins (C-256). Returns who had the conversation."""
-        for other in list(self._undecided.values()):
+        claimants = [c for known in place.deposit.ids for c in self._wanting.under(known)]
+        for other in claimants:
             older = other.arrived_at < newcomer.arrived_at  # a later one may yet have its turn
-            if older and other.claim.resume in place.deposit.ids and self._may_have(other, place):
+            if older and self._may_have(other, place):
                 self._supersede(other)
         holder, place.holder = place.holder, None
         if holder is not None:
@@ -296,35 +344,58 @@ class Lot:
         return holder
 
     def _supersede(self, connection: Connection) -> None:
-        del self._connections[connection.id]
+        self._disconnect(connection)
         self._orders.append(Supersede(connection.id))
-        if self._undecided.pop(connection.id, None) is not None:
+        if connection.id in self._undecided:
+            self._is_decided(connection)
             self._less_doubt(connection)
+
+    def _disconnect(self, connection: Connection) -> None:
+        del self._connections[connection.id]
+        self._connected.remove(connection.claim.label, connection.id)
+
+    def _is_decided(self, connection: Connection) -> None:
+        del self._undecided[connection.id]
+        self._wanting.remove(connection.claim.resume, connection.id)
+        self._bearing.remove(connection.claim.label, connection.id)
 
     def _take(self, place: Place, newcomer: Connection, settings: bytes | None) -> None:
         deposit = place.deposit
         if deposit.label != newcomer.claim.label:
             self._spoil(deposit.label)  # who bears it may yet look for what has gone elsewhere
+            self._labelled.remove(deposit.label, deposit.key)
             deposit.label = newcomer.claim.label
+            self._labelled.add(deposit.label, deposit.key, place)
         if settings is not None:
             deposit.settings = settings
         deposit.ids.append(newcomer.id)
         self._ids[newcomer.id] = place
-        place.holder, place.until = newcomer, math.inf
+        self._unpark(place)
+        place.holder = newcomer
         newcomer.place = place
 
     def _add(self, place: Place) -> Place:
-        self._places[place.deposit.key] = place
-        for known in place.deposit.ids:
+        deposit = place.deposit
+        self._labelled.add(deposit.label, deposit.key, place)
+        for known in deposit.ids:
             self._ids[known] = place
         return place
 
+    def _park(self, place: Place, now: float, nbytes: int) -> None:
+        place.holder, place.until, place.nbytes = None, now + self._window_s, nbytes
+        self._parked[place.deposit.key] = place
+        self._parked_bytes += nbytes
+
+    def _unpark(self, place: Place) -> None:
+        if self._parked.pop(place.deposit.key, None) is not None:
+            self._parked_bytes -= place.nbytes
+            place.until, place.nbytes = math.inf, 0
+
     def _bounded(self) -> list[Order]:
-        waiting = sorted(
-            (p for p in self._places.values() if p.holder is None), key=lambda p: p.until
-        )
-        for place in waiting[: max(0, len(waiting) - self._max_parked)]:
-            self._forget(place, clean=False)
+        while self._parked and (
+            len(self._parked) > self._max_parked or self._parked_bytes > self._max_parked_bytes
+        ):
+            self._forget(next(iter(self._parked.values())), clean=False)
         return self._taken()
 
     def _forget(self, place: Place, *, clean: bool) -> None:
@@ -334,21 +405,19 @@ class Lot:
             self._spoil(place.deposit.label)  # its client may still come back
 
     def _remove(self, place: Place) -> None:
-        del self._places[place.deposit.key]
+        self._unpark(place)
+        self._labelled.remove(place.deposit.label, place.deposit.key)
         for known in place.deposit.ids:
             del self._ids[known]
 
     def _is_certain(self, label: str | None) -> bool:
         """Whether all who bear it have a conversation."""
-        others = (c.claim.label == label for c in self._undecided.values())
-        return label is not None and label not in self._spoilt and not any(others)
+        others = self._bearing.under(label)
+        return label is not None and label not in self._spoilt and not others
 
     def _less_doubt(self, decided: Connection) -> None:
         if self._is_certain(decided.claim.label):
             self._orders.append(Trust(decided.claim.label or ""))
-
-    def _labelled(self, label: str) -> list[Connection]:
-        return [c for c in self._connections.values() if c.claim.label == label]
 
     def _spoil(self, label: str | None) -> None:
         if label is None or label in self._spoilt:
@@ -356,7 +425,7 @@ class Lot:
         self._spoilt[label] = None
         if len(self._spoilt) > SPOILT_LABELS:
             del self._spoilt[next(iter(self._spoilt))]
-        for connection in self._labelled(label):
+        for connection in self._connected.under(label):
             connection.watched = False
         self._orders.append(Spoil(label))
 

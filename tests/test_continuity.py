@@ -213,6 +213,26 @@ async def test_the_window_passes() -> None:
         assert told(house.upstream.records[-1]) == ["Two"]
 
 
+@pytest.mark.conformance("C-023")
+async def test_who_comes_back_to_what_had_to_make_room_is_told_that_settings_are_missing() -> None:
+    """As anybody whose claim finds nothing: this is a new session (4.9)."""
+    options = {"session__max_parked_bytes": 1, "session__settings_deadline_s": 0.2}
+    async with home(**options) as house:
+        first = await lost(house, "One")
+        async with connected(house, f"?resume={first.id}") as back:
+            back.say(KEEP_ALIVE)
+            await back.until("Error")
+            assert back.types() == ["Welcome", "Error"]
+            assert back.heard[-1]["code"] == "CLIENT_MESSAGE_TIMEOUT"
+            with pytest.raises(wire.LegGone) as gone:
+                await back.leg.receive()
+            assert gone.value.code == 1000
+        async with connected(house, f"?resume={first.id}") as anew:
+            await anew.say(SETTINGS).until("SettingsApplied")
+            await anew.asks("Two")
+        assert told(house.upstream.records[-1]) == ["Two"]
+
+
 @pytest.mark.conformance("C-255")
 async def test_another_authorization_is_another_person_also_where_nobody_checks_it() -> None:
     async with home() as house:

@@ -1,5 +1,6 @@
 """Who may take up which conversation: the lot's decisions, without a session or a socket."""
 
+import math
 from typing import Any
 
 import pytest
@@ -56,8 +57,8 @@ class Desk:
         assert self.says(connection, SETTINGS).key is None
         return connection
 
-    def ends(self, connection: str, how: End = End.LOST) -> None:
-        self.orders += self.lot.ended(connection, how, self.now)
+    def ends(self, connection: str, how: End = End.LOST, *, nbytes: int = 0) -> None:
+        self.orders += self.lot.ended(connection, how, self.now, nbytes)
 
     def passes(self, seconds: float) -> None:
         self.now += seconds
@@ -278,6 +279,35 @@ def test_the_oldest_is_forgotten_when_too_many_are_parked() -> None:
         desk.passes(1)
         desk.ends(desk.talks(Claim("key:mine", label=f"sdk-{n}")))
     assert desk.spoken() == [Forget("c1"), Spoil("sdk-0")]
+
+
+def test_the_oldest_are_forgotten_when_those_parked_take_too_many_bytes() -> None:
+    desk = Desk(max_parked_bytes=100)
+    first, second, third, fourth = (desk.talks(Claim("key:mine")) for _ in range(4))
+    for connection in (first, second, third):
+        desk.ends(connection, nbytes=40)
+        desk.passes(1)
+    assert desk.orders == [Forget(first)]
+    assert desk.lot.parked_bytes == 80
+    desk.ends(fourth, nbytes=100)
+    assert desk.orders == [Forget(first), Forget(second), Forget(third)]
+    assert desk.returns(Claim("key:mine", resume=fourth)) == fourth
+    assert (desk.lot.parked, desk.lot.parked_bytes) == (0, 0)
+
+
+def test_a_conversation_that_is_larger_than_the_bound_is_not_kept() -> None:
+    desk = Desk(max_parked_bytes=100)
+    first = desk.talks(Claim("key:mine"))
+    desk.ends(first, nbytes=101)
+    assert desk.orders == [Forget(first)]
+    assert desk.lot.next_deadline() == math.inf
+
+
+def test_what_an_earlier_process_left_counts_too() -> None:
+    desk = Desk(max_parked_bytes=100)
+    for key in ("old", "new"):
+        desk.orders += desk.lot.restored(Deposit(key, "key:mine", [key]), desk.now, 60)
+    assert desk.orders == [Forget("old")]
 
 
 def test_without_a_window_nothing_is_parked() -> None:

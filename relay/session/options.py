@@ -127,6 +127,8 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     anything but Settings, `equal` also when they are the same as before, `off` nothing. `equal` is
     for machines with one user."""
     max_parked: Count = 1000
-    """So many conversations wait at once; the oldest is forgotten."""
+    """So many conversations wait at once; the oldest is forgotten..."""
+    max_parked_bytes: Count = 64 * 1024 * 1024
+    """...and as well when they take more than this together, in memory or in the store."""
     drain_s: Seconds = 30.0
     """How long live sessions may go on after the daemon was told to stop."""
