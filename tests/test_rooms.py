@@ -74,6 +74,7 @@ ROOMS = {
         {"trio", "trio_util", "structlog", "time"},
     ),
     "functions": Room({"config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}),
+    "lag": Room(doors={"trio"}),
     "systemd": Room(doors={"trio", "socket", "structlog"}),
     "logs": Room(doors={"logging", "structlog"}),
     "server": Room(
