@@ -49,7 +49,7 @@ async def test_a_loop_that_is_late_all_the_time_has_it_as_its_mean(
         await trio.sleep(0)
         autojump_clock.jump(INTERVAL_S + LATE_S)
         await trio.sleep(0.001)
-    assert lag.mean_s == pytest.approx(LATE_S, abs=0.001)
+    assert LATE_S <= lag.mean_s < LATE_S + 0.002
 
 
 async def test_nobody_measures_none(autojump_clock: MockClock) -> None:
