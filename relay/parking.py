@@ -2,10 +2,10 @@
 
 It knows the claims of connections, when each conversation was left, and how long it waits. It holds
 no conversation, has no clock (`now` is an argument, in seconds) and opens nothing: what is to be
-done about a decision it answers as a list of orders, to be obeyed in their order before anything else
-happens. All connections that may ever want the same conversation must be told to the same lot, with
-times of one clock that never goes back; no call waits for anything, and none takes longer when more
-conversations go on.
+done about a decision it answers as a list of orders, to be obeyed in their order before anything
+else happens. All connections that may ever want the same conversation must be told to the same lot,
+with times of one clock that never goes back; no call waits for anything, and none takes longer when
+more conversations go on.
 
 Two things tell a returning client. An id from one of its Welcomes is unguessable and proves it. The
 `x-deepgram-session-id` that the official JavaScript SDK sends proves little: it belongs to one
@@ -64,7 +64,7 @@ class Connection(msgspec.Struct):
     claim: Claim
     arrived_at: float
     watched: bool = False
-    """A newer connection bears the same label: say so (`came`) when anything comes of this one."""
+    """A newer connection bears the same label (`Watch`)."""
     place: "Place | None" = None
     """The conversation that it holds; None before its first message."""
 
@@ -125,7 +125,14 @@ class Supersede(msgspec.Struct, frozen=True):
     connection: str
 
 
-Order: TypeAlias = Forget | Spoil | Doubt | Trust | Supersede
+class Watch(msgspec.Struct, frozen=True):
+    """A newer connection bears the same label as this one: say so (`came`) as soon as anything
+    comes of it."""
+
+    connection: str
+
+
+Order: TypeAlias = Forget | Spoil | Doubt | Trust | Supersede | Watch
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -200,21 +207,23 @@ class Lot:
         """An earlier process said so, or doubted it to its end."""
         self._spoilt[label] = None
 
-    def arrived(self, connection: str, claim: Claim, now: float) -> tuple[Connection, list[Order]]:
+    def arrived(self, connection: str, claim: Claim, now: float) -> list[Order]:
         """A connection was accepted. What it may claim waits for its first message."""
         newcomer = Connection(connection, claim, now)
         if claim.label in self._spoilt:
             self._spoilt[claim.label] = self._spoilt.pop(claim.label)
         elif claim.label is not None:
             for older in self._connected.under(claim.label):
-                older.watched = True
+                if not older.watched:
+                    older.watched = True
+                    self._orders.append(Watch(older.id))
         if self._is_certain(claim.label):
             self._orders.append(Doubt(claim.label or ""))
         self._connections[connection] = self._undecided[connection] = newcomer
         self._connected.add(claim.label, connection, newcomer)
         self._wanting.add(claim.resume, connection, newcomer)
         self._bearing.add(claim.label, connection, newcomer)
-        return newcomer, self._taken()
+        return self._taken()
 
     def came(self, connection: str) -> list[Order]:
         """Something came of a watched connection: it and a newer one are both in use (C-252)."""
@@ -282,6 +291,10 @@ class Lot:
         """The conversation that a connection holds."""
         held = self._connections.get(connection)
         return held.place.deposit if held is not None and held.place is not None else None
+
+    def knows(self, key: str) -> bool:
+        """Whether this conversation is held or waits."""
+        return key in self._ids
 
     @property
     def parked(self) -> int:

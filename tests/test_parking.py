@@ -20,6 +20,7 @@ from relay.parking import (
     Spoil,
     Supersede,
     Trust,
+    Watch,
 )
 
 MINE = Claim("key:mine", label="sdk-1")
@@ -36,14 +37,13 @@ class Desk:
         self.count = 0
 
     def spoken(self) -> list[Any]:
-        """The orders, without doubts and trust."""
-        return [order for order in self.orders if not isinstance(order, Doubt | Trust)]
+        """The orders that last, without doubts and trust."""
+        return [order for order in self.orders if not isinstance(order, Doubt | Trust | Watch)]
 
     def comes(self, claim: Claim = MINE) -> str:
         self.count += 1
         self.now += 0.001
-        _, orders = self.lot.arrived(f"c{self.count}", claim, self.now)
-        self.orders += orders
+        self.orders += self.lot.arrived(f"c{self.count}", claim, self.now)
         return f"c{self.count}"
 
     def says(self, connection: str, digest: bytes | None = None) -> Decision:
@@ -199,12 +199,12 @@ def test_two_connections_in_use_at_once_spoil_their_label() -> None:
 @pytest.mark.conformance("C-252")
 def test_only_the_older_of_two_is_watched_and_only_while_it_matters() -> None:
     lot = Lot()
-    older, _ = lot.arrived("a", MINE, 1.0)
-    newer, _ = lot.arrived("b", MINE, 2.0)
-    stranger, _ = lot.arrived("c", Claim("", label="sdk-2"), 3.0)
-    assert (older.watched, newer.watched, stranger.watched) == (True, False, False)
-    lot.came("a")
-    assert not older.watched
+    lot.arrived("a", MINE, 1.0)
+    assert lot.arrived("b", MINE, 2.0) == [Watch("a")]
+    assert Watch("c") not in lot.arrived("c", Claim("", label="sdk-2"), 3.0)
+    assert lot.arrived("d", MINE, 4.0) == [Watch("b")]
+    assert lot.came("a") == [Spoil("sdk-1")]
+    assert lot.arrived("e", MINE, 5.0) == []
 
 
 @pytest.mark.conformance("C-252")
@@ -334,9 +334,9 @@ def test_a_later_process_knows_what_was_spoilt_and_doubts_what_was_doubted() -> 
     assert desk.orders == [Doubt("sdk-1"), Trust("sdk-1")]
     first, second = desk.comes(), desk.comes()
     desk.says(first, SETTINGS)
-    assert desk.orders[2:] == [Doubt("sdk-1")]
+    assert desk.orders[2:] == [Watch("c1"), Doubt("sdk-1"), Watch(first)]
     desk.says(second, SETTINGS)
-    assert desk.orders[3:] == [Trust("sdk-1")]
+    assert desk.orders[5:] == [Trust("sdk-1")]
     later = Desk()
     later.lot.spoilt("sdk-1")
     later.ends(later.talks())
@@ -376,7 +376,7 @@ class Crowd(RuleBasedStateMachine):
         self.first: dict[str, bytes | None] = {}  # not arrived yet, by connection
         self.open: dict[str, int] = {}  # what the lot believes is open
         self.decided: set[str] = set()
-        self.watched: dict[str, Any] = {}
+        self.watched: set[str] = set()
         self.kept: dict[str, Deposit] = {}  # what a later process would find
         self.spoilt: list[str] = []
         self.doubted: set[str] = set()
@@ -397,6 +397,8 @@ class Crowd(RuleBasedStateMachine):
                     self.doubted.add(label)
                 case Trust(label):
                     self.doubted.discard(label)
+                case Watch(connection):
+                    self.watched.add(connection)
         for connection in self.open:
             if deposit := self.lot.deposit(connection):
                 self.kept[deposit.key] = Deposit(
@@ -419,7 +421,7 @@ class Crowd(RuleBasedStateMachine):
         name = f"c{self.count}"
         resume = self.mine[p][-1] if by_id and self.mine[p] else None
         claim = Claim(KEY[p], resume=resume, label=OBJECT[p])
-        self.watched[name], orders = self.lot.arrived(name, claim, self.now)
+        orders = self.lot.arrived(name, claim, self.now)
         self.open[name], self.line[p] = p, name
         self.first[name] = None if self.begun[p] else b"settings"
         self.begun[p] = True
@@ -435,7 +437,8 @@ class Crowd(RuleBasedStateMachine):
     def speaks(self, p: int) -> None:
         name = self.line[p]
         assert name is not None
-        if self.watched[name].watched:
+        if name in self.watched:
+            self.watched.remove(name)
             self.obey(self.lot.came(name))
         if name not in self.decided:
             self.decided.add(name)
