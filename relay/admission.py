@@ -1,6 +1,7 @@
 """admission: who may come in, decided from the head of the request alone.
 
-It knows paths, origins and keys, and whom to ask about tokens (`relay.tokens`). It opens nothing,
+It knows paths, origins and keys, and whom to ask about tokens (`relay.tokens`); how much somebody
+has used is asked behind it, and what that means for the answer is said here. It opens nothing,
 waits for nothing and costs next to nothing, so it comes before everything that does.
 """
 
@@ -14,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from relay.config import Auth, Listen, is_loopback
+from relay.limits import ClientLimits, Reached
 from relay.parking import Claim
 from relay.session.facts import Dialect
 from relay.wire import Request
@@ -60,6 +62,8 @@ class Refused(msgspec.Struct, frozen=True):
     status: int
     reason: str
     """For the body of the response and the log."""
+    again_in_s: float | None = None
+    """When it is worth while to try again; None: nobody knows."""
 
 
 def admit(
@@ -98,6 +102,18 @@ def admit(
     if grant.origins is not None and not _is_one_of(request.origin, grant.origins):
         return Refused(403, "origin not allowed")
     return Admitted(dialect, grant.name, subprotocol, grant.max_session_s)
+
+
+def too_much(reached: Reached) -> Refused:
+    """A client that has used enough is told so; where it is all of them, it is none's fault."""
+    return Refused(503 if reached.by_all else 429, reached.text, reached.again_in_s)
+
+
+def shortest(admitted: Admitted, limits: ClientLimits) -> float | None:
+    """How long the session may last by the token and by the client's limits, in seconds; None:
+    neither says."""
+    limited = limits.session_minutes * 60 or None
+    return min((s for s in (admitted.max_session_s, limited) if s is not None), default=None)
 
 
 def claim(request: Request, key_name: str | None) -> Claim:

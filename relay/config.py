@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from relay.limits import NO_LIMITS, ClientLimits, Limits, Rules
 from relay.session.facts import Dialect, UpstreamTraits
 from relay.session.options import SessionOptions
 from relay.settings.endpoints import is_listable
@@ -68,7 +69,8 @@ class Auth(Section, frozen=True):
     mode: Literal["none", "keys"] = "none"
     """`none` admits without credentials, `keys` demands a key in `keys_file` or a token."""
     keys_file: Path | None = None
-    """One key a line, `name:sha256` with the hash in hexadecimal; else the systemd credential
+    """One key a line, `name:sha256` with the hash in hexadecimal, and behind it limits of its own
+    (`sessions=5 tokens_per_day=0`) instead of those in `[limits.key]`; else the systemd credential
     `relay-keys`."""
     query_token: tuple[Dialect, ...] = (Dialect.COMPONENT,)
     """Dialects in which `?token=KEY` counts as a credential."""
@@ -162,6 +164,18 @@ class Functions(Section, frozen=True):
     """Calls of all conversations at once; others wait."""
 
 
+class LimitsTable(Limits, frozen=True):
+    """What all clients together may use."""
+
+    key: ClientLimits = NO_LIMITS
+    """What one client may use: the bearers of a key, or of tokens with the same `sub`; while
+    `auth.mode` is `none` whoever has the same address, or is in the same /64 network of IPv6."""
+
+    @property
+    def total(self) -> Limits:
+        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+
+
 class Store(Section, frozen=True):
     """Where conversations wait that may be resumed."""
 
@@ -211,6 +225,7 @@ class Config(Section, frozen=True):
     agents: dict[str, Agent] = {}
     """Agent id -> what Settings would carry as `agent`, and read as leniently."""
     functions: Functions = Functions()
+    limits: LimitsTable = LimitsTable()
     store: Store = Store()
     simulator: Script = Script()
     log: Log = Log()
@@ -362,27 +377,72 @@ def fallbacks(config: Config, preferred: Address) -> list[Address]:
 def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
     """The names of the client keys by their SHA-256, empty while `auth.mode` is `none`; raises
     `ConfigError`, which never quotes a line: it might hold the key itself."""
+    return {entry.digest: entry.name for entry in _keys(config, environment)}
+
+
+def rules(config: Config, environment: Mapping[str, str]) -> Rules:
+    """How much may be used, by whom; raises `ConfigError`."""
+    default = config.limits.key
+    named: dict[str, ClientLimits] = {}
+    for entry in _keys(config, environment):
+        own = msgspec.structs.replace(default, **entry.limits)
+        if named.setdefault(entry.name, own) != own:
+            raise ConfigError(f"{entry.line}: {entry.name} has other limits on another line")
+    return Rules(config.limits.total, default, {k: v for k, v in named.items() if v != default})
+
+
+class _KeyLine(msgspec.Struct, frozen=True):
+    """A line of the keys file."""
+
+    line: str
+    """Where it is, for complaints."""
+    name: str
+    digest: bytes
+    limits: dict[str, float]
+    """Those of its own."""
+
+
+def _keys(config: Config, environment: Mapping[str, str]) -> list[_KeyLine]:
     if config.auth.mode == "none":
-        return {}
+        return []
     file = config.auth.keys_file or _credential("relay-keys", environment)
     tokens = token_key(config, environment) is not None
     if file is None and not tokens:
         raise ConfigError("auth.keys_file: needed by auth.mode=keys")
-    return {} if file is None else _keys_in(file, may_be_empty=tokens)
+    return [] if file is None else _keys_in(file, may_be_empty=tokens)
 
 
-def _keys_in(file: Path, *, may_be_empty: bool) -> dict[bytes, str]:
-    names: dict[bytes, str] = {}
+def _keys_in(file: Path, *, may_be_empty: bool) -> list[_KeyLine]:
+    found = []
     for number, line in enumerate(read_text(file, "auth.keys_file").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        entry = re.fullmatch(r"\s*([^\s:]+)\s*:\s*([0-9a-fA-F]{64})\s*", line)
+        where = f"auth.keys_file: {file}, line {number}"
+        entry = re.fullmatch(r"\s*([^\s:]+)\s*:\s*([0-9a-fA-F]{64})(\s.*)?", line)
         if not entry:
-            raise ConfigError(f"auth.keys_file: {file}, line {number}: expected name:sha256")
-        names[bytes.fromhex(entry[2])] = entry[1]
-    if not names and not may_be_empty:
+            raise ConfigError(f"{where}: expected name:sha256")
+        limits = _limits_in((entry[3] or "").split(), where)
+        found.append(_KeyLine(where, entry[1], bytes.fromhex(entry[2]), limits))
+    if not found and not may_be_empty:
         raise ConfigError(f"auth.keys_file: {file} holds no key, so nobody could connect")
-    return names
+    return found
+
+
+def _limits_in(words: list[str], where: str) -> dict[str, float]:
+    """`sessions=5` -> sessions: 5."""
+    known = ClientLimits.__struct_fields__
+    entries = [re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", word) for word in words]
+    given = {entry[1]: entry[2] for entry in entries if entry and entry[1] in known}
+    if len(given) < len(words):
+        raise ConfigError(
+            f"{where}: behind name:sha256 only limits may stand, as sessions=5, each once; they "
+            f"are {', '.join(known)}"
+        )
+    try:
+        checked = msgspec.convert(given, ClientLimits, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_explanation(error)}") from None
+    return {name: getattr(checked, name) for name in given}
 
 
 class TokenKey(msgspec.Struct, frozen=True):

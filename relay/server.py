@@ -6,6 +6,7 @@ may come in is decided in `relay.admission`, and a conversation is held by whoev
 """
 
 import contextlib
+import math
 import signal
 import ssl
 import time
@@ -25,6 +26,8 @@ from relay import admission, bridge, config, continuity, systemd, wire
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.continuity import Continuity
+from relay.limits import Reached, Rules, client_of
+from relay.metering import Metering
 from relay.parking import Claim
 from relay.probe import probe
 from relay.ready import write_ready_file
@@ -139,11 +142,13 @@ async def running(
         continuing = await stack.enter_async_context(continuity.opened(configured))
         nursery = await stack.enter_async_context(trio.open_nursery())
         converse = await _conversations(configured, address, functions, continuing, nursery)
-        relay = Relay(configured, keys, converse, tokens)
+        metering = Metering(config.rules(configured, environment))
+        relay = Relay(configured, keys, converse, tokens, metering)
         relay.urls = [url_of(listener) for listener in listeners]
         relay.socket_stays = systemd.is_activated(environment)
         await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
+        nursery.start_soon(metering.forget_in_time)
         yield relay
         nursery.cancel_scope.cancel()
 
@@ -158,11 +163,14 @@ class Relay:
         keys: Mapping[bytes, str],
         converse: Converse,
         tokens: admission.Tokens = admission.no_tokens,
+        metering: Metering | None = None,
     ) -> None:
         self._config = configured
         self._keys = keys
         self._tokens = tokens
         self._converse = converse
+        self.metering = metering or Metering(Rules())
+        """How much is used, and by whom."""
         self._going_away = trio.Event()
         self._accepting = trio.CancelScope()
         self._accepted_ended = trio.Event()
@@ -218,12 +226,18 @@ class Relay:
         if isinstance(outcome, Admitted) and self.draining and not self._admits_accepted:
             outcome = Refused(503, "draining")
         if isinstance(outcome, Refused):
-            log.info("refused", status=outcome.status, reason=outcome.reason, peer=request.peer)
-            return _page(request, outcome.status, outcome.reason)
+            return self._refusal(request, outcome)
+        client = client_of(outcome.key_name, request.peer)
+        seat = self.metering.seat(client)
+        if isinstance(seat, Reached):
+            return self._refusal(request, admission.too_much(seat), client=client, limit=seat.key)
         known = outcome.key_name is not None or config.is_loopback(listen.host)
         warm = known and self._config.upstream.warm == "on_connect"
         admitted = Admission(
-            str(uuid.uuid4()), outcome.dialect, warm, max_session_s=outcome.max_session_s
+            str(uuid.uuid4()),
+            outcome.dialect,
+            warm,
+            max_session_s=admission.shortest(outcome, self.metering.rules.of(client)),
         )
         return wire.Accept(
             partial(
@@ -235,7 +249,12 @@ class Relay:
             ),
             outcome.subprotocol,
             (("dg-request-id", admitted.request_id),),  # C-011
+            over=seat.leave,
         )
+
+    def _refusal(self, request: wire.Request, refused: Refused, **why: str) -> wire.Response:
+        log.info("refused", status=refused.status, reason=refused.reason, peer=request.peer, **why)
+        return _page(request, refused.status, refused.reason, refused.again_in_s)
 
     async def drain(self, goodbye_s: float = GOODBYE_S) -> bool:
         """Admit nobody any more and wait for the conversations to end: `session.drain_s` by
@@ -345,12 +364,14 @@ def _report(faults: ExceptionGroup[Exception]) -> None:
     log.error("connection failed", exc_info=faults)
 
 
-def _page(request: wire.Request, status: int, text: str) -> wire.Response:
+def _page(
+    request: wire.Request, status: int, text: str, again_in_s: float | None = None
+) -> wire.Response:
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
     if status == 401:
         headers.append(("WWW-Authenticate", "Token"))
-    if status == 503:
-        headers.append(("Retry-After", "1"))
+    if status == 503 or again_in_s is not None:
+        headers.append(("Retry-After", str(max(1, math.ceil(again_in_s or 0)))))
     body = b"" if request.method == "HEAD" else f"{text}\n".encode()
     return wire.Response(status, body, tuple(headers))
 

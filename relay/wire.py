@@ -158,6 +158,8 @@ class Accept:
     is selected."""
     headers: tuple[tuple[str, str], ...] = ()
     limits: Limits = CLIENT_LEG
+    over: Callable[[], None] = lambda: None
+    """Called at the end of the connection, also if there was no WebSocket after all."""
 
 
 Route: TypeAlias = Callable[[Request], Accept | Response]
@@ -772,10 +774,13 @@ async def _serve_request(
     except Exception as raised:
         fault, answer = raised, Response(HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(answer, Accept):
-        refusal = _upgrade_fault(request)
-        if refusal is None:
-            await _converse(stream, request, answer, bytes(http.trailing_data[0]))
-            return
+        try:
+            refusal = _upgrade_fault(request)
+            if refusal is None:
+                await _converse(stream, request, answer, bytes(http.trailing_data[0]))
+                return
+        finally:
+            answer.over()
         answer = refusal
     await _answer(stream, http, answer, request)
     if fault is not None:

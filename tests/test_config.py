@@ -12,6 +12,7 @@ import pytest
 
 from relay import config
 from relay.config import Address, Config, ConfigError
+from relay.limits import ClientLimits, Limits, Rules
 from relay.session.facts import Dialect
 from relay.settings.options import MappingOptions
 
@@ -334,6 +335,69 @@ def test_a_keys_file_that_is_none_is_refused_without_quoting_it(file: Path, cont
     with pytest.raises(ConfigError, match=r"^auth\.keys_file: ") as error:
         config.keys(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
     assert "secret" not in str(error.value)
+
+
+def rules_of(file: Path, *assignments: str) -> Rules:
+    return config.rules(loaded("auth.mode=keys", f"auth.keys_file={file}", *assignments), {})
+
+
+def test_a_key_may_have_limits_of_its_own_beside_the_common_ones(file: Path) -> None:
+    file.write_text(
+        f"laptop:{HASH}  sessions=5 audio_minutes_per_hour=1.5\n"
+        f"phone:{'AB' * 32}\nserver:{'CD' * 32} sessions=0\n"
+    )
+    found = rules_of(
+        file, "limits.sessions=100", "limits.key.sessions=2", "limits.key.tokens_per_day=9"
+    )
+    assert found.total == Limits(sessions=100)
+    assert found.of("phone") == found.of("anybody") == ClientLimits(sessions=2, tokens_per_day=9)
+    assert found.of("laptop") == ClientLimits(
+        sessions=5, audio_minutes_per_hour=1.5, tokens_per_day=9
+    )
+    assert found.of("server") == ClientLimits(tokens_per_day=9)
+    assert set(config.keys(loaded("auth.mode=keys", f"auth.keys_file={file}"), {}).values()) == {
+        "laptop",
+        "phone",
+        "server",
+    }
+
+
+def test_without_keys_there_are_the_common_limits() -> None:
+    assert config.rules(config.Config(), {}) == Rules()
+    assert config.rules(loaded("limits.key.session_minutes=2.5"), {}).of("[127.0.0.1]") == (
+        ClientLimits(session_minutes=2.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("behind", "complaint"),
+    [
+        ("sessions=five", "only limits may stand"),
+        ("sessions=1.5", "sessions: expected `int`"),
+        ("sessions=-1", "only limits may stand"),
+        ("sessions=nan", "only limits may stand"),
+        ("sessions=1 sessions=2", "each once"),
+        ("secret", "they are sessions, audio_minutes_per_hour, "),
+        ("secret=1", "only limits may stand"),
+        ("sessions=1,tokens_per_day=2", "only limits may stand"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused_with_the_line_it_is_in(
+    file: Path, behind: str, complaint: str
+) -> None:
+    file.write_text(f"# keys\nlaptop:{HASH} {behind}\n")
+    with pytest.raises(ConfigError, match=r"^auth\.keys_file: .*, line 2: ") as error:
+        rules_of(file)
+    assert complaint in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_two_keys_of_a_name_have_the_same_limits(file: Path) -> None:
+    file.write_text(f"laptop:{HASH} sessions=5\nlaptop:{'AB' * 32} sessions=5\n")
+    assert rules_of(file).of("laptop").sessions == 5
+    file.write_text(f"laptop:{HASH} sessions=5\nlaptop:{'AB' * 32}\n")
+    with pytest.raises(ConfigError, match=r"line 2: laptop has other limits on another line"):
+        rules_of(file)
 
 
 def test_keys_without_a_file_are_refused() -> None:

@@ -6,6 +6,7 @@ The conversation is a fake here; the sockets are real.
 import contextlib
 import hashlib
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest
 import structlog
 import trio
 import trustme
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from relay import admission, server, wire
 from relay.config import Auth, Config, ConfigError, Listen
+from relay.limits import ClientLimits, Limits, Rules, Spent
 from relay.parking import Claim
 from relay.server import Relay
 from relay.session.facts import Admission, Dialect
@@ -70,16 +72,20 @@ async def serving(
         nursery.cancel_scope.cancel()
 
 
-async def fetch(address: str, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+async def fetch(
+    address: str, path: str, method: str = "GET", **headers: str
+) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of a plain HTTP request."""
     host, _, port = address.rpartition(":")
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     async with await trio.open_tcp_stream(host, int(port)) as stream:
-        await stream.send_all(f"{method} {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        head = f"{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n"
+        await stream.send_all(head.encode())
         data = b"".join([chunk async for chunk in stream])
     head, _, body = data.partition(b"\r\n\r\n")
     status, *fields = head.decode().split("\r\n")
-    headers = {k.lower(): v for k, _, v in (field.partition(": ") for field in fields)}
-    return int(status.split()[1]), headers, body
+    found = {k.lower(): v for k, _, v in (field.partition(": ") for field in fields)}
+    return int(status.split()[1]), found, body
 
 
 async def refusal(address: str, path: str = AGENT, **headers: str) -> int | None:
@@ -187,6 +193,104 @@ async def test_without_a_key_there_is_no_websocket_and_no_key_in_any_line() -> N
     assert "sk-planted" not in str(lines)
     assert "k1" not in str(lines)
     assert [line["status"] for line in lines if line["event"] == "refused"] == [401] * 4
+
+
+# Limits.
+
+
+@contextlib.asynccontextmanager
+async def limited(**key: float) -> AsyncIterator[tuple[Relay, str]]:
+    """A relay for the bearers of keys, each of which has these limits."""
+    keyed = Config(auth=Auth(mode="keys"))
+    async with serving(keyed) as (relay, address):
+        relay.metering.rules = Rules(key=ClientLimits(**key))  # type: ignore[arg-type]  # some are int
+        yield relay, address
+
+
+ALICE = {"Authorization": "Token k1"}
+
+
+async def answer(address: str, **headers: str) -> tuple[int, str | None, bytes]:
+    """Status, Retry-After and body for a plain request of the agent's page."""
+    status, found, body = await fetch(address, AGENT, **headers)
+    return status, found.get("retry-after"), body
+
+
+async def test_a_client_with_too_many_sessions_gets_429_until_one_has_ended() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with limited(sessions=1) as (relay, address):
+            url = f"ws://{address}{AGENT}"
+            async with wire.dial(url, headers=ALICE) as leg:
+                await leg.receive()
+                assert await refusal(address, **ALICE) == 429
+                too_many = (429, None, b"Too many conversations at once.\n")
+                assert await answer(address, **ALICE) == too_many
+            await relay.live.wait_value(0)
+            async with wire.dial(url, headers=ALICE) as leg:
+                await leg.receive()
+    refused = [line for line in lines if line["event"] == "refused"]
+    assert {(line["client"], line["limit"]) for line in refused} == {
+        ("laptop", "limits.key.sessions")
+    }
+    assert relay.metering.ledger.refused == {"limits.key.sessions": 2}
+    assert relay.metering.ledger.total.sessions == 0
+
+
+async def test_when_all_have_too_many_it_is_503_and_who_may_not_come_is_not_told() -> None:
+    async with limited() as (relay, address):
+        relay.metering.rules = Rules(total=Limits(sessions=1))
+        async with wire.dial(f"ws://{address}{AGENT}", headers=ALICE) as leg:
+            await leg.receive()
+            assert await answer(address, **ALICE) == (
+                503, "1", b"Too many conversations at once on this server.\n"
+            )  # fmt: skip
+            assert await refusal(address) == 401
+
+
+async def test_a_used_up_budget_says_when_there_is_more() -> None:
+    async with limited(tokens_per_day=10) as (relay, address):
+        metering = relay.metering
+        metering.ledger.admit("laptop", metering.rules, time.time())
+        metering.ledger.spend("laptop", Spent(tokens=10), metering.rules, time.time())
+        metering.ledger.release("laptop", metering.rules, time.time())
+        status, again, body = await answer(address, **ALICE)
+        assert (status, body) == (429, b"Too many tokens within a day.\n")
+        assert again is not None
+        assert 86_400 <= int(again) <= 86_400 + 1440
+        assert metering.ledger.total.sessions == 0
+
+
+async def test_what_becomes_no_websocket_takes_no_place() -> None:
+    async with limited(sessions=1) as (relay, address):
+        for _ in range(3):
+            assert (await answer(address, **ALICE))[0] == 426
+        ours, theirs = memory_stream_pair()
+        head = (
+            f"GET {AGENT} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nAuthorization: Token k1\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await theirs.send_all(head.encode())
+        await theirs.aclose()  # gone before there is anything to hold
+        await relay.connection(ours)
+        assert relay.metering.ledger.total.sessions == 0
+        assert relay.metering.ledger.refused == {}
+
+
+async def test_a_clients_session_minutes_and_a_tokens_can_only_shorten() -> None:
+    def lasts(token_s: float | None, minutes: float) -> float | None:
+        admitted = admission.Admitted(Dialect.DEEPGRAM, "a", max_session_s=token_s)
+        return admission.shortest(admitted, ClientLimits(session_minutes=minutes))
+
+    assert [lasts(None, 0), lasts(60, 0), lasts(None, 2), lasts(60, 2), lasts(180, 2)] == [
+        None, 60, 120, 60, 120
+    ]  # fmt: skip
+    talkers = Talkers()
+    async with serving(converse=talkers) as (relay, address):
+        relay.metering.rules = Rules(key=ClientLimits(session_minutes=2))
+        async with wire.dial(f"ws://{address}{AGENT}") as leg:
+            await leg.receive()
+    assert talkers.admissions[0].max_session_s == 120
 
 
 @pytest.mark.conformance("C-014")
