@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias, assert_never
 
+import msgspec
 import structlog
 import trio
 
@@ -207,14 +208,44 @@ class _Bridge:
                 frame = await leg.receive()
                 if not self._holds(number):
                     return
-                self._upstream_frame(number, frame)
+                event = realtime.decode_server(frame)
+                if len(frame) > _LONG_EVENT and isinstance(
+                    event, realtime.ResponseOutputAudioDelta
+                ):
+                    del frame
+                    await self._hear_at_length(number, event)
+                else:
+                    self._upstream_event(number, event)
+                if self._client.behind:
+                    # It is owed much audio, and would be lost with more: neither its fault nor the
+                    # upstream's, who may send faster than real time. If it does not read, it is
+                    # lost by the age of what is unsent.
+                    await self._client.caught_up()
         except LegGone as gone:
             how = Loss.LOST if gone.code is None else Loss.CLOSED
             why = _KEY.sub("[key]", gone.reason)
             self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=why))
 
-    def _upstream_frame(self, number: int, frame: Frame) -> None:
-        event = realtime.decode_server(frame)
+    async def _hear_at_length(self, number: int, event: realtime.ResponseOutputAudioDelta) -> None:
+        """One event may hold more audio than a client may be owed; it comes in parts, as it would
+        from an upstream that sends a little at a time."""
+        audio = memoryview(event.delta)
+        part = (
+            _PART_S * self._formatted.spoken_bytes_per_second
+            if self._ears_and_mouth
+            else len(audio)
+        )
+        for at in range(0, len(audio), part):
+            await trio.lowlevel.checkpoint()
+            await self._client.caught_up()
+            if not self._holds(number):
+                return
+            some = bytes(audio[at : at + part])
+            self._upstream_event(number, msgspec.structs.replace(event, delta=some))
+
+    def _upstream_event(
+        self, number: int, event: realtime.ServerEvent | Unknown | Unparsable
+    ) -> None:
         if isinstance(event, realtime.ResponseOutputAudioDelta) and self._ears_and_mouth:
             audio = self._session.upstream_audio(number, event, trio.current_time())
             if audio is not None:
@@ -435,6 +466,7 @@ class _EarsAndMouth:
 
     def __init__(self, formats: SetFormats) -> None:
         self._input_bytes_per_second = formats.upstream_input.bytes_per_second
+        self.spoken_bytes_per_second = formats.upstream_output.bytes_per_second
         self.ears = transcoder(formats.client_input, formats.upstream_input)
         self._mouth = transcoder(formats.upstream_output, formats.client_output)
         self._output = formats.client_output
@@ -470,6 +502,10 @@ class _EarsAndMouth:
             header = b""
 
 
+_LONG_EVENT = 64 * 1024
+"""Characters; a second of PCM, in base64. Shorter ones are heard in one step."""
+_PART_S = 5
+"""Longer ones in steps of so much audio: little beside the 60 s that a client may be owed."""
 _KEY = re.compile(r"\b(sk|ek)[-_][\w*-]+")
 """A key as OpenAI writes them, or masks them when it says that one is wrong."""
 

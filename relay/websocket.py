@@ -44,6 +44,9 @@ _OPCODES: Final = frozenset(map(int, Opcode))
 _WHOLE_TEXT: Final = _FIN | int(Opcode.TEXT)
 _WHOLE_BINARY: Final = _FIN | int(Opcode.BINARY)
 _CONTROL_BYTES: Final = 125
+_FRAGMENT_BYTES: Final = 64
+"""There are at most as many fragments as a message of the allowed size has with so many bytes in
+each: one of empty ones would never be too big, and each of them is work."""
 _CLOSE_CODES: Final = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
 """What a close frame may say (RFC 6455, 7.4, and IANA's registry): 1004 to 1006 and 1015 may not be
 sent, and nobody has defined the rest."""
@@ -78,6 +81,12 @@ class Incoming:
         self._held = bytearray()  # a frame of which a part is missing...
         self._missing = 0  # ...of at least so many bytes
         self._message: _Fragments | None = None
+
+    @property
+    def under_way(self) -> int:
+        """Bytes of the message of which a part is missing, as far as they have been announced."""
+        announced = len(self._held) + self._missing if self._held else 0
+        return announced if self._message is None else announced + len(self._message)
 
     def feed(self, data: bytes) -> bool:
         """What came; in any pieces, it means the same. Whether it was more than whole messages and
@@ -170,6 +179,9 @@ class Incoming:
         if len(message) + len(payload) > self._max_message:
             self._refuse(1009, "a message is too big")
             return
+        if message.fragments * _FRAGMENT_BYTES > self._max_message:
+            self._refuse(1009, "a message has too many fragments")
+            return
         try:
             message.add(payload, final=final)
         except UnicodeDecodeError:
@@ -202,6 +214,7 @@ class _Fragments:
 
     def __init__(self, *, text: bool) -> None:
         self._whole = bytearray()
+        self.fragments = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")() if text else None
 
     def __len__(self) -> int:
@@ -212,6 +225,7 @@ class _Fragments:
         if self._decoder is not None:
             self._decoder.decode(payload, final)
         self._whole += payload
+        self.fragments += 1
 
     def whole(self) -> str | bytes:
         return bytes(self._whole) if self._decoder is None else self._whole.decode()

@@ -25,6 +25,7 @@ import os
 import re
 import ssl
 import struct
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
@@ -54,20 +55,32 @@ class Limits:
     """The leg is lost when its oldest unsent frame is older than this."""
     unsent_audio_ms: float = 60_000.0
     """Audio that may wait in the outbox."""
-    unsent_text: float = 4 * MIB
-    """Other frames that may wait in the outbox, in characters; above: the leg is lost."""
+    unsent_bytes: float = 4 * MIB
+    """Memory that the outbox may take, audio and all: a frame of one byte takes 160."""
     sheds_audio: bool = False
-    """Beyond `unsent_audio_ms`: True drops the oldest waiting audio, False loses the leg. With
-    True the age of a frame counts from when its sending began: a burst is not a fault."""
+    """Beyond these two: True drops the oldest waiting audio while there is any, False loses the
+    leg. With True the age of a frame counts from when its sending began: a burst is not a fault."""
+    big_messages: trio.CapacityLimiter = dataclasses.field(
+        default_factory=lambda: trio.CapacityLimiter(BIG_AT_ONCE), compare=False, repr=False
+    )
+    """Who may take in a message above `BIG_MESSAGE`. Legs with the same limits share it, and those
+    for which there is no place wait, unread."""
     ping_s: float = 20.0
     pong_s: float = 20.0
     """A ping this often; the leg is lost when its pong takes longer than this."""
 
 
+BIG_MESSAGE: Final = 1 * MIB
+"""Incoming bytes of one message that any leg may hold..."""
+BIG_AT_ONCE: Final = 4
+"""...and how many legs may hold more at a time. All sessions together so hold no more than four of
+the largest messages, however many there are."""
+
 CLIENT_LEG: Final = Limits()
 """PROTOCOL.md 4.2, "outbound to client"."""
-UPSTREAM_LEG: Final = Limits(max_message=32 * MIB, unsent_text=math.inf, sheds_audio=True)
-"""PROTOCOL.md 4.2, "outbound to upstream"; C-199 asks for 16 MiB at least."""
+UPSTREAM_LEG: Final = Limits(max_message=32 * MIB, unsent_bytes=5 * MIB, sheds_audio=True)
+"""PROTOCOL.md 4.2, "outbound to upstream": 60 s of what OpenAI hears are 4.4 MiB. C-199 asks for
+16 MiB at least."""
 
 HEAD_BYTES: Final = 16 * 1024
 """Largest request head; above: 431. h11's own default, and what the library parses with."""
@@ -281,7 +294,7 @@ class Leg:
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
         self._outbox: deque[_Entry] = deque()
-        self._unsent_text = 0
+        self._unsent_bytes = 0
         self._sending = math.inf  # the stamp of what the writer is sending; inf: nothing
         self._farewell: bytes | None = None
         self._last_word = 1000  # the close code, if the holder leaves without a goodbye
@@ -293,6 +306,9 @@ class Leg:
         self._work = trio.lowlevel.ParkingLot()  # where the writer sleeps
         self._room = trio.lowlevel.ParkingLot()  # where a reader waits for control to be sent
         self._turn = trio.lowlevel.ParkingLot()  # where a second reader waits for the first
+        self._caught_up = trio.lowlevel.ParkingLot()
+        self._big = False  # it has a place among `big_messages`
+        self._waits = False  # for one
         self._scope = trio.CancelScope(shield=True)
         self._written = trio.Event()
         self._ended = trio.Event()
@@ -301,6 +317,8 @@ class Leg:
         """Audio in the outbox: what `drop_audio` would drop now."""
         self.shed_audio_ms = 0.0
         """Audio dropped so far because the peer did not keep up (`Limits.sheds_audio`)."""
+        self.behind = False
+        """The outbox is near a bound; who can wait with more should await `caught_up`."""
         self.frames_in = 0
         self.frames_out = 0
         if opened.early:
@@ -322,6 +340,8 @@ class Leg:
         messages that came before the end are delivered first. Safe to cancel."""
         if self.frames_in % _CRUMBS == 0:
             await trio.lowlevel.checkpoint()
+        if self._big:
+            self._leave_place()  # whoever took it in has done with it
         while not self._messages:
             if self._gone is not None or self._incoming.end is not None or self._ended.is_set():
                 raise self._goneness()
@@ -340,14 +360,12 @@ class Leg:
         if self._deaf:
             return
         self._outbox.append((frame, audio_ms, trio.current_time()))
-        if audio_ms:
-            self.unsent_audio_ms += audio_ms
-            if self.unsent_audio_ms > self._limits.unsent_audio_ms:
-                self._too_much_audio()
-        else:
-            self._unsent_text += len(frame)
-            if self._unsent_text > self._limits.unsent_text:
-                self._lose("too much text unsent")
+        self.unsent_audio_ms += audio_ms
+        self._unsent_bytes += _memory(frame)
+        if self._is_filled(_BEHIND):
+            self.behind = True
+            if self._is_filled(1):
+                self._too_much()
         self._work.unpark()
 
     def drop_audio(self) -> float:
@@ -356,7 +374,15 @@ class Leg:
         dropped = self.unsent_audio_ms
         self._outbox = deque(entry for entry in self._outbox if not entry[1])
         self.unsent_audio_ms = 0.0
+        self._unsent_bytes = sum(_memory(frame) for frame, _, _ in self._outbox)
+        self._less_waits()
         return dropped
+
+    async def caught_up(self) -> None:
+        """Wait until the peer has taken so much that the leg is no longer `behind`, or the leg is
+        gone. Safe to cancel."""
+        if self.behind:
+            await self._caught_up.park()
 
     async def goodbye(
         self, code: int = 1000, reason: str = "", *, flush_s: float = FLUSH_S
@@ -387,14 +413,18 @@ class Leg:
     @contextlib.asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:
         """Run the leg while the block lasts."""
-        with _ungrouped():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._run)
-                try:
-                    yield
-                finally:
-                    with trio.move_on_after(GOODBYE_S, shield=True):
-                        await self.goodbye(self._last_word, flush_s=1.0)
+        try:
+            with _ungrouped():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._run)
+                    try:
+                        yield
+                    finally:
+                        with trio.move_on_after(GOODBYE_S, shield=True):
+                            await self.goodbye(self._last_word, flush_s=1.0)
+        finally:
+            if self._big:
+                self._leave_place()
 
     async def _run(self) -> None:
         # Shielded: the holder's end is the leg's end, and until then a goodbye needs the writer,
@@ -415,6 +445,7 @@ class Leg:
                     patience.cancel()
                 with contextlib.suppress(trio.BrokenResourceError):
                     await self._line.aclose()
+            self._less_waits()
             self._room.unpark_all()
             self._turn.unpark_all()
             self._ended.set()
@@ -432,6 +463,8 @@ class Leg:
                 self._lose(f"a frame unsent for {limits.send_s:g} s")
             if not self._pinged:
                 pong_due = math.inf
+            elif self._waits:
+                pong_due = now + limits.pong_s  # it may have come, and we do not look
             elif now >= pong_due:
                 self._lose(f"no pong within {limits.pong_s:g} s")
             if now >= ping_at and not self._pinged:
@@ -459,6 +492,8 @@ class Leg:
         try:
             while self._control_bytes > _CONTROL_BYTES and not self._ended.is_set():
                 await self._room.park()
+            if self._incoming.under_way > BIG_MESSAGE and not self._big:
+                await self._wait_for_a_place()
             data = await self._line.receive_some()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
             self._lose(_cause(broken))
@@ -472,6 +507,18 @@ class Leg:
             if self._awaited:
                 self._awaited = False
                 self._turn.unpark_all()
+
+    async def _wait_for_a_place(self) -> None:
+        self._waits = True
+        try:
+            await self._limits.big_messages.acquire_on_behalf_of(self)
+            self._big = True
+        finally:
+            self._waits = False
+
+    def _leave_place(self) -> None:
+        self._big = False
+        self._limits.big_messages.release_on_behalf_of(self)
 
     def _understand(self, data: bytes) -> None:
         incoming = self._incoming
@@ -558,12 +605,12 @@ class Leg:
             return b""
         if self._outbox:
             frame, audio_ms, posted = self._outbox.popleft()
-            if audio_ms:
-                self.unsent_audio_ms -= audio_ms
-            else:
-                self._unsent_text -= len(frame)
+            self.unsent_audio_ms -= audio_ms
+            self._unsent_bytes -= _memory(frame)
             if not self._outbox:
                 self.unsent_audio_ms = 0.0  # sums of floats drift
+            if self.behind:
+                self._less_waits()
             self._sending = trio.current_time() if self._limits.sheds_audio else posted
             self.frames_out += 1
             return websocket.message(frame, self._key())
@@ -602,16 +649,45 @@ class Leg:
             self._clear = False
             self._outbox.clear()
             self.unsent_audio_ms = 0.0
+            self._unsent_bytes = 0
             self._scope.cancel()
 
-    def _too_much_audio(self) -> None:
-        if not self._limits.sheds_audio:
-            self._lose("too much audio unsent")
-        while self.unsent_audio_ms > self._limits.unsent_audio_ms:
-            at, audio_ms = next((at, ms) for at, (_, ms, _) in enumerate(self._outbox) if ms)
+    # The outbox's bounds.
+
+    def _is_filled(self, part: float) -> bool:
+        """Beyond this part of what it may hold."""
+        return (
+            self.unsent_audio_ms > self._limits.unsent_audio_ms * part
+            or self._unsent_bytes > self._limits.unsent_bytes * part
+        )
+
+    def _too_much(self) -> None:
+        while self._limits.sheds_audio and self.unsent_audio_ms and self._is_filled(1):
+            at, frame, audio_ms = next(
+                (at, frame, ms) for at, (frame, ms, _) in enumerate(self._outbox) if ms
+            )
             del self._outbox[at]
             self.unsent_audio_ms -= audio_ms
+            self._unsent_bytes -= _memory(frame)
             self.shed_audio_ms += audio_ms
+        if self._is_filled(1):
+            self._lose("too much unsent")
+
+    def _less_waits(self) -> None:
+        if self.behind and not self._is_filled(_CAUGHT_UP):
+            self.behind = False
+            self._caught_up.unpark_all()
+
+
+def _memory(frame: Frame) -> int:
+    """What a frame in the outbox takes, its place there included."""
+    return sys.getsizeof(frame) + _ENTRY_BYTES
+
+
+_ENTRY_BYTES: Final = 128
+"""A tuple, two floats and a place in a deque."""
+_BEHIND: Final = 0.75
+_CAUGHT_UP: Final = 0.5
 
 
 _Entry: TypeAlias = tuple[Frame, float, float]

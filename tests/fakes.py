@@ -29,6 +29,7 @@ class FakeLeg:
         """When the peer got our close frame, and what it said."""
         self.unsent_audio_ms = 0.0
         self.shed_audio_ms = 0.0
+        self.behind = False
         self._latency_s = latency_s
         self._stalled = stalled
         self._outbox: list[tuple[Frame, float]] = []
@@ -55,6 +56,9 @@ class FakeLeg:
             self._count()
             if not self._stalled:
                 self.reads()
+
+    async def caught_up(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     def drop_audio(self) -> float:
         dropped = sum(ms for _, ms in self._outbox)

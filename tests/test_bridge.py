@@ -1081,6 +1081,46 @@ async def test_a_ping_is_answered_while_10_seconds_of_audio_wait_for_this_client
                     break
 
 
+async def test_an_event_with_minutes_of_audio_is_heard_whole_by_a_client_that_reads(
+    autojump_clock: MockClock,
+) -> None:
+    async with house() as stands:
+        begun, item, delta = speech("item_1", 150_000)
+        for event in (begun, item, delta):
+            await stands.upstream.send(event)
+        heard = 0
+        while heard < 150_000 * 48:
+            message = await stands.client.message()
+            heard += len(message) if isinstance(message, bytes) else 0
+        assert heard == 150_000 * 48
+
+
+async def test_an_upstream_far_ahead_of_a_slow_client_is_not_read_until_that_has_caught_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with house() as stands:
+        begun, item, delta = speech("item_1", 1000)
+        for event in (begun, item):
+            await stands.upstream.send(event)
+        sent, heard = 0, 0.0
+
+        async def read() -> None:
+            nonlocal heard
+            while heard < 100:
+                message = await stands.client.message()
+                if isinstance(message, bytes):
+                    heard += len(message) / 48_000
+                    await trio.sleep(len(message) / 48_000 / 8)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for _ in range(100):
+                await stands.upstream.send(delta)
+                sent += 1
+                assert sent - heard < 48
+        assert round(heard) == 100
+
+
 @pytest.mark.conformance("C-194", "C-190")
 async def test_a_client_that_never_reads_is_dropped_in_time_and_the_upstream_told(
     autojump_clock: MockClock,

@@ -24,6 +24,8 @@ UPGRADE = (
     b"Host: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY.encode() + b"\r\n"
 )
+ROOMY = Limits(max_message=32 * wire.MIB, unsent_bytes=math.inf)
+"""For what is posted by the dozen megabytes."""
 QUICK = 1.0
 """Seconds of real time within which what needs no waiting is done, on a busy machine too."""
 
@@ -229,10 +231,20 @@ async def over(
     conversation: Callable[[Leg], Awaitable[None]],
     limits: Limits = wire.CLIENT_LEG,
 ) -> AsyncIterator[Peer]:
+    async with nothing_left(), one_of_many(pair, conversation, limits) as peer:
+        yield peer
+
+
+@contextlib.asynccontextmanager
+async def one_of_many(
+    pair: tuple[trio.abc.Stream, trio.abc.Stream],
+    conversation: Callable[[Leg], Awaitable[None]],
+    limits: Limits,
+) -> AsyncIterator[Peer]:
     faults: list[ExceptionGroup[Exception]] = []
     ours, theirs = pair
 
-    async with nothing_left(), trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(
             wire.serve_connection,
             ours,
@@ -299,7 +311,7 @@ async def test_trap_2_a_sender_cancelled_half_way_leaves_whole_frames_on_the_wir
             await trio.sleep_forever()
         await leg.goodbye(1000)
 
-    async with listening(cancelled_while_sending, limits=wire.UPSTREAM_LEG) as server:
+    async with listening(cancelled_while_sending, limits=ROOMY) as server:
         peer = await server.connect()
         await peer.upgraded()
         assert await peer.message() == big
@@ -540,7 +552,7 @@ async def test_trap_8_an_upstream_may_send_16_mib_and_the_default_of_1_mib_does_
         leg.post(text)
         assert (await until_gone(leg)).code == 1000
 
-    async with listening(shout, limits=wire.UPSTREAM_LEG) as server, dial(server.url) as leg:
+    async with listening(shout, limits=ROOMY) as server, dial(server.url) as leg:
         assert await leg.receive() == text
 
 
@@ -1012,34 +1024,163 @@ async def test_60_seconds_of_unsent_audio_lose_a_client(
             leg.post(bytes(960), 20.0)
         assert leg.unsent_audio_ms == 60_000
         leg.post(bytes(960), 20.0)
-        assert (await until_gone(leg)).reason == "too much audio unsent"
+        assert (await until_gone(leg)).reason == "too much unsent"
 
     async with stalled(talk):
         await trio.sleep(1)
 
 
-async def test_4_mib_of_unsent_text_lose_a_client_and_not_an_upstream(
-    autojump_clock: trio.testing.MockClock,
+@pytest.mark.parametrize(("limits", "mib"), [(wire.CLIENT_LEG, 4), (wire.UPSTREAM_LEG, 5)])
+async def test_megabytes_of_unsent_text_lose_a_leg(
+    limits: Limits, mib: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    text = "x" * wire.MIB
+    text = "x" * (wire.MIB - 500)
 
     async def talk(leg: Leg) -> None:
-        for _ in range(5):
+        for _ in range(mib):
             leg.post(text)
-        assert (await until_gone(leg)).reason == "too much text unsent"
+        assert leg.behind
+        leg.post("{}")
+        await trio.testing.wait_all_tasks_blocked()
+        leg.post(text)
+        leg.post(text)  # the first is with the stream
+        assert (await until_gone(leg)).reason == "too much unsent"
 
-    async def control(leg: Leg) -> None:
-        for _ in range(9):
-            leg.post(text)
-        assert (await until_gone(leg)).code == 1000
+    async with stalled(talk, limits):
+        await trio.sleep(1)
+
+
+@pytest.mark.conformance("C-194")
+async def test_what_counts_of_unsent_frames_is_the_memory_that_they_take(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def talk(leg: Leg) -> None:
+        for _ in range(50_000):
+            leg.post(b"x", 0.001)  # 50 ms of audio, 50 kB
+        assert (await until_gone(leg)).reason == "too much unsent"
 
     async with stalled(talk):
         await trio.sleep(1)
-    async with stalled(control, wire.UPSTREAM_LEG) as peer:
-        for _ in range(9):
-            assert await peer.message() == text
-        await peer.close()
-        assert await peer.close_code() == 1000
+
+
+async def test_an_upstream_that_does_not_keep_up_is_owed_no_more_small_frames_than_memory_allows(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def talk(leg: Leg) -> None:
+        leg.post("control 0")
+        for number in range(40_000):
+            leg.post(f"{number}", 0.1)
+        leg.post("control 1")
+        assert 25_000 < leg.unsent_audio_ms * 10 < 30_000
+        assert round(leg.unsent_audio_ms + leg.shed_audio_ms) == 4000
+        await leg.goodbye(1000)
+
+    async with stalled(talk, wire.UPSTREAM_LEG) as peer:
+        assert await peer.message() == "control 0"
+        heard = [int(await peer.message()) for _ in range(10)]
+        assert heard == list(range(heard[0], heard[0] + 10))
+        assert heard[0] > 10_000
+
+
+async def test_who_can_wait_learns_when_the_peer_has_caught_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def talk(leg: Leg) -> None:
+        await leg.caught_up()
+        for _ in range(46):
+            leg.post(bytes(100), 1000.0)
+        assert leg.behind
+        await leg.caught_up()
+        assert (leg.behind, leg.unsent_audio_ms) == (False, 30_000.0)
+        for _ in range(20):
+            leg.post(bytes(100), 1000.0)
+        assert leg.behind
+        leg.drop_audio()
+        assert not leg.behind
+        await leg.caught_up()
+        for _ in range(50):
+            leg.post(bytes(100), 1000.0)
+        leg.drop()
+        await leg.caught_up()
+
+    async with stalled(talk) as peer:
+        while await peer.frame() is not None:
+            pass
+
+
+async def test_big_messages_are_taken_in_by_a_few_legs_at_a_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    limits = Limits()
+    taken: list[Leg] = []
+    go_on = trio.Event()
+
+    async def talk(leg: Leg) -> None:
+        assert len(await leg.receive()) == 2 * wire.MIB
+        taken.append(leg)
+        await go_on.wait()
+        assert await leg.receive() == b"and now?"  # which gives the place to the next one
+        assert (await until_gone(leg)).code == 1000
+
+    async def speak(task_status: trio.TaskStatus[None]) -> None:
+        async with one_of_many(trio.testing.memory_stream_pair(), talk, limits) as peer:
+            await peer.upgraded()
+            await peer.send(bytes(2 * wire.MIB))
+            await peer.send(b"and now?")
+            task_status.started()
+            await peer.close()
+            assert await peer.close_code() == 1000
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * wire.BIG_AT_ONCE):
+            await nursery.start(speak)
+        await trio.sleep(10)
+        assert len(taken) == wire.BIG_AT_ONCE
+        go_on.set()
+    assert len(taken) == 3 * wire.BIG_AT_ONCE
+    assert limits.big_messages.borrowed_tokens == 0
+
+
+async def test_who_stops_in_a_big_message_is_lost_and_who_waited_for_the_place_is_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    limits = Limits()
+    heard: list[float] = []
+
+    async def stopped(leg: Leg) -> None:
+        assert (await until_gone(leg)).reason == "no pong within 20 s"
+
+    async def stops() -> None:
+        async with one_of_many(trio.testing.memory_stream_pair(), stopped, limits) as peer:
+            await peer.upgraded()
+            whole = bytes(peer.make.send_data(bytes(2 * wire.MIB)))
+            await peer.stream.send_all(whole[: wire.MIB])
+            await trio.sleep(60)
+
+    async def waits(leg: Leg) -> None:
+        assert len(await leg.receive()) == 2 * wire.MIB
+        heard.append(trio.current_time() - began)
+        assert (await until_gone(leg)).code == 1000
+
+    async with trio.open_nursery() as nursery:
+        began = trio.current_time()
+        for _ in range(wire.BIG_AT_ONCE):
+            nursery.start_soon(stops)
+        await trio.testing.wait_all_tasks_blocked()
+        async with one_of_many(trio.testing.memory_stream_pair(), waits, limits) as peer:
+            await peer.upgraded()
+            await peer.send(bytes(2 * wire.MIB))
+            while not heard:
+                with trio.move_on_after(1):
+                    frame = await peer.frame()
+                    assert frame is not None
+                    assert frame.opcode is Opcode.PING
+                    assert isinstance(frame.payload, bytes | bytearray)
+                    await peer.stream.send_all(bytes(peer.make.pong(bytes(frame.payload))))
+            await peer.close()
+            assert await peer.close_code() == 1000
+    assert [round(at) for at in heard] == [40]
+    assert limits.big_messages.borrowed_tokens == 0
 
 
 async def test_an_upstream_that_does_not_keep_up_loses_the_oldest_audio_and_no_control(

@@ -22,7 +22,7 @@ from relay.simulator.script import Faults, Script
 PATH = "/v1/realtime"
 
 LIMITS = wire.Limits(
-    max_message=32 * wire.MIB, unsent_audio_ms=math.inf, unsent_text=64.0 * wire.MIB
+    max_message=32 * wire.MIB, unsent_audio_ms=math.inf, unsent_bytes=256 * wire.MIB
 )
 """15 MiB of audio in an append grow by a third; and at pace 0 a whole answer is posted at once."""
 

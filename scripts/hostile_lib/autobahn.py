@@ -18,7 +18,7 @@ import trio
 
 from relay import wire
 
-LIMITS = wire.Limits(unsent_text=math.inf)
+LIMITS = wire.Limits(unsent_bytes=math.inf)
 """The relay's own towards clients, but an echo of 16 MiB has to wait somewhere."""
 GIVE_UP_S = 300.0
 PASSED = ("OK", "INFORMATIONAL")
