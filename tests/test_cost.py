@@ -72,7 +72,8 @@ class Path:
 
     def down(self, data: bytes) -> None:
         self._from_upstream.feed(data)
-        self._bridge._upstream_frame(1, self._from_upstream.messages.popleft())
+        frame = self._from_upstream.messages.popleft()
+        self._bridge._upstream_event(1, realtime.decode_server(frame))
 
 
 def calls(step: Callable[[bytes], None], data: bytes) -> float:
