@@ -45,6 +45,8 @@ def test_frames_are_whole_samples_within_the_bound_and_never_empty(
 @pytest.mark.conformance("C-132")
 def test_a_frame_is_at_most_32_kib() -> None:
     assert [len(frame) for frame in PCM24K.frames(bytes(70_000))] == [32768, 32768, 4464]
+    assert list(PCM24K.frames(b"\1\2" * 480)) == [b"\1\2" * 480]
+    assert list(PCM24K.frames(b"")) == []
 
 
 def test_half_a_sample_is_refused() -> None:

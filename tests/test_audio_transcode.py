@@ -123,6 +123,12 @@ def test_16_bit_samples_survive_floats_bit_for_bit() -> None:
 # However it is cut
 
 
+@pytest.mark.conformance("C-112")
+def test_a_sample_that_comes_in_two_frames_is_one_sample() -> None:
+    cut = transcoder(PCM24K, PCM24K)
+    assert [cut.feed(b"\1"), cut.feed(b"\2\3"), cut.feed(b"\4")] == [b"", b"\1\2", b"\3\4"]
+
+
 @given(pairs, st.integers(0, 1500), st.integers(0, 2**32), cuts)
 @pytest.mark.conformance("C-109", "C-112", "C-141")
 def test_frames_of_any_size_give_the_same_bits(

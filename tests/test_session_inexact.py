@@ -241,3 +241,14 @@ def test_each_way_of_deviating_is_logged_once() -> None:
     book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
     ways = [n.fields["way"] for n in book.logged if n.event == "inexact_upstream"]
     assert ways == ["item_renamed", "response_not_created", "item_unnamed"]
+
+
+@pytest.mark.conformance("C-230")
+def test_responses_without_ids_follow_one_another() -> None:
+    """Whatever names neither its response nor its item belongs to the live one."""
+    book = asked(ends_responses=False)
+    for n, text in enumerate(("One.", "Two.")):
+        delta = without(heard("", "", text), "response_id", "item_id")
+        done = without(transcript_done("", "", text), "response_id", "item_id")
+        book.upstream_text(delta, done).to_client("AgentThinking", assistant(text))
+        book.passes(0.3).to_client("LatencyReport").passes(n).nothing()

@@ -135,3 +135,20 @@ def test_a_session_that_is_over_too_soon_is_a_wrong_wall_clock(ends_in_s: int) -
 def configuring_until(expires_at: int) -> Playbook:
     book = opened(client_idle_s=9000.0).client(settings()).formats().dials().upstream_opens()
     return book.upstream(created(expires_at)).to_upstream("session.update")
+
+
+@pytest.mark.conformance("C-089")
+def test_an_item_that_is_not_acknowledged_is_given_up_and_the_others_are_not_counted() -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.client(types("One.")).to_client(user("One.")).to_upstream("conversation.item.create")
+    book.acks().client(types("Two.")).to_client(user("Two."))
+    book.to_upstream("conversation.item.create").passes(10.1)
+    book.notes("item_unacknowledged", items=1)
+    assert not any(note.event == "item_unacknowledged" for note in book.logged)
+
+
+@pytest.mark.conformance("C-177", "C-192")
+def test_after_the_end_nothing_is_said_whatever_comes() -> None:
+    book = ready().going_away().to_client(error("SERVER_GOING_AWAY")).closes(1001)
+    book.going_away().client_too_big(2**21).client_audio(bytes(960)).client("KeepAlive")
+    book.endpoint_answers("call_1", "42").passes(10_000).nothing()

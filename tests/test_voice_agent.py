@@ -522,6 +522,11 @@ def test_no_damaged_frame_raises(message: Any, data: st.DataObject) -> None:
     sound(decode_client(frame[:start] + data.draw(st.binary(max_size=4)) + frame[end:]))
 
 
+def test_a_server_says_by_the_type_what_it_says() -> None:
+    assert decode_server('{"type":"PromptUpdated"}') == voice_agent.PromptUpdated()
+    assert decode_server('{"type":"Odd"}') == Unknown("Odd", 14)
+
+
 HUGE = st.integers(2**63, 2**70) | st.integers(-(2**70), -(2**63))
 
 

@@ -15,8 +15,9 @@ from relay.settings import Endpoint, Function, MappingOptions, Passthrough, Plan
 
 
 class Snapshot(Kept, kw_only=True):
-    """The state at one moment."""
+    """The state at one moment of a conversation that has begun (`Session.worth_keeping`)."""
 
+    plan: Plan
     wall: float
     """Unix time of that moment."""
     lost: bool
@@ -31,10 +32,8 @@ def taken(s: State, wall: float, *, lost: bool) -> bytes:
     fields["live"] = fields["next"] = fields["updating"] = fields["changing"] = None
     fields["updates"] = _unacknowledged(s)
     fields["rounds"] = [_without_headers(round_) for round_ in s.rounds]
-    withheld: list[str] = []
-    if s.plan is not None:
-        withheld = _configured(s.plan, s.mapping)
-        fields["plan"] = _blank(s.plan, withheld)
+    withheld = _configured(s.applied, s.mapping)
+    fields["plan"] = _blank(s.applied, withheld)
     if not lost:  # what the user is saying goes on without us, and nobody asked for recordings
         fields.update(kept=[], kept_bytes=0, gathered=b"")
     return msgspec.msgpack.encode(Snapshot(**fields, wall=wall, lost=lost, withheld=withheld))
@@ -49,8 +48,7 @@ def fields(snapshot: Snapshot, mapping: MappingOptions, lost_wall: float) -> dic
     """What a session is made of again, with the configuration of today. A client of whom nobody
     knows when it was lost heard what it had until `lost_wall`."""
     known = {name: getattr(snapshot, name) for name in Kept.__struct_fields__}
-    if snapshot.plan is not None:
-        known["plan"] = _refilled(snapshot.plan, snapshot.withheld, mapping)
+    known["plan"] = _refilled(snapshot.plan, snapshot.withheld, mapping)
     if not snapshot.lost:
         for stretch in snapshot.playback.timeline:
             stretch.start -= max(0.0, lost_wall - snapshot.wall)
