@@ -8,19 +8,20 @@ from collections.abc import Iterator, Mapping
 
 import trio
 
-from relay import config, server
-from relay.config import Address, Config
+from relay import config
+from relay.config import Address, Config, TokenKey
 from relay.probe import Probe, probe
+from relay.served import Served, build
 from relay.simulator.server import Options, serve_simulator
 
 
 async def check(configured: Config, environment: Mapping[str, str]) -> int:
     """Print what would be served and how a dial of the upstream goes; 0 if it goes well, else 1.
     Raises `ConfigError` for what could not be served at all."""
-    address = config.upstream(configured, environment)
-    for line in _served(configured, address, environment):
+    served = build(configured, environment)
+    for line in _shown(served, config.token_key(configured, environment)):
         print(line)
-    found = await _probe(configured, address)
+    found = await _probe(configured, served.destinations[0].address)
     if found.fault is None:
         print(f"answer     a session was created after {found.seconds:.3f} s")
         return 0
@@ -40,15 +41,13 @@ async def _probe(configured: Config, address: Address) -> Probe:
     return found
 
 
-def _served(configured: Config, address: Address, environment: Mapping[str, str]) -> Iterator[str]:
+def _shown(served: Served, token_key: TokenKey | None) -> Iterator[str]:
+    configured, address = served.config, served.destinations[0].address
     listen, auth = configured.listen, configured.auth
-    tls = server.tls_context(configured)
     paths = ", ".join([*listen.deepgram_paths, *listen.component_paths])
-    yield f"listen     {'wss' if tls else 'ws'}://{listen.host}:{listen.port}, paths {paths}"
-    keys = config.keys(configured, environment)
-    accepted = f"{len(keys)} keys"
-    if token_key := config.token_key(configured, environment):
-        server.tokens_of(configured, environment)  # or raises
+    yield f"listen     {'wss' if served.tls else 'ws'}://{listen.host}:{listen.port}, paths {paths}"
+    accepted = f"{len(served.keys)} keys"
+    if token_key:
         accepted += f", {token_key.algorithm} tokens for {auth.token_audience}"
     origins = "any" if auth.mode == "keys" else "loopback"
     if auth.origins is not None:

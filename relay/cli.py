@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,11 +89,10 @@ def serve(
     """
     host, port = _host_and_port(listen)
     options = {"listen.host": host, "listen.port": port, "upstream.url": upstream}
-    configured = source.load(options)
-    logs.set_up(configured.log.level, configured.log.format)
     from relay import server
 
-    return _run(server.serve, configured, os.environ, ready_file)
+    load = partial(source.load, options)
+    return _run(server.serve, load, os.environ, ready_file, source.config)
 
 
 app.command(serve)

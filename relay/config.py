@@ -32,6 +32,8 @@ SIMULATOR = "simulator"
 OPENAI_URL = "wss://api.openai.com/v1/realtime"
 
 SQLITE = "sqlite:///"
+CREDENTIALS = ("openai-api-key", "relay-keys", "relay-token-secret")
+"""What is taken from systemd where no file is named."""
 
 DEFAULTS = MappingOptions()
 
@@ -204,6 +206,15 @@ class Log(Section, frozen=True):
     """`auto` is JSON unless standard error is a terminal."""
 
 
+class Reload(Section, frozen=True):
+    """How changed files are noticed: this file, and those that it names with keys and certificates.
+    SIGHUP has them read again at once."""
+
+    watch_s: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    """How often the files are looked at; one that changed counts when it has looked the same twice.
+    0 = never."""
+
+
 class Config(Section, frozen=True):
     """The whole configuration; a TOML file has one table for each field."""
 
@@ -228,6 +239,7 @@ class Config(Section, frozen=True):
     limits: LimitsTable = LimitsTable()
     store: Store = Store()
     simulator: Script = Script()
+    reload: Reload = Reload()
     log: Log = Log()
 
     @property
@@ -491,6 +503,24 @@ def _demand_jwt(name: str) -> None:
             f"{name}: tokens need PyJWT, which is not installed; "
             "pip install 'voice-agent-relay[tokens]'"
         )
+
+
+def files(config: Config, environment: Mapping[str, str]) -> list[Path]:
+    """What is read besides the configuration itself, and may change while it is served. Some of it
+    may not exist."""
+    listen, auth, directory = config.listen, config.auth, environment.get("CREDENTIALS_DIRECTORY")
+    named = [
+        listen.tls_cert,
+        listen.tls_key,
+        auth.keys_file,
+        auth.token_secret_file,
+        auth.token_public_key_file,
+        config.upstream.api_key_file,
+        *(fallback.api_key_file for fallback in config.upstreams),
+    ]
+    if directory:
+        named += [Path(directory, name) for name in CREDENTIALS]
+    return [file for file in named if file is not None]
 
 
 def ignored_names(environment: Mapping[str, str]) -> list[str]:

@@ -117,6 +117,13 @@ class Functions:
         self._transport = transport
         self._turns = trio.CapacityLimiter(options.max_calls)
 
+    def change(self, options: Options, max_output_bytes: int) -> None:
+        """From the next call on, these count; for conversations that are going on, too: what is no
+        longer listed is no longer called."""
+        self._options = options
+        self._max_output_bytes = max_output_bytes
+        self._turns.total_tokens = options.max_calls
+
     def for_session(self) -> "Caller":
         """What one conversation calls endpoints with; its turns are its own."""
         return Caller(self, trio.CapacityLimiter(self._options.max_calls_per_session))

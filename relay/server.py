@@ -8,39 +8,42 @@ may come in is decided in `relay.admission`, and a conversation is held by whoev
 import contextlib
 import math
 import signal
-import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import structlog
 import trio
 from trio_util import AsyncValue
 
-from relay import admission, bridge, config, continuity, systemd, wire
+from relay import admission, bridge, config, continuity, logs, systemd, wire
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.continuity import Continuity
-from relay.limits import Reached, Rules, client_of
+from relay.limits import Reached, client_of
 from relay.metering import Metering
 from relay.parking import Claim
 from relay.probe import probe
 from relay.ready import write_ready_file
+from relay.reload import Reloader, Reloads
+from relay.served import Current, Served, Sources
 from relay.session import Admission, Session
 from relay.session.actions import Target
 from relay.session.options import SessionOptions
 from relay.simulator import server as simulator
 
+if TYPE_CHECKING:
+    from relay import functions
+
 Converse: TypeAlias = Callable[[wire.Leg, Admission, Claim, trio.Event], Awaitable[None]]
 """Holds one conversation over a client's leg, to its end; it may be the claimed one. The event
 says that the daemon is going away."""
-Listener: TypeAlias = trio.SocketListener | trio.SSLListener[trio.SocketStream]
-Listeners: TypeAlias = list[Listener]
+Listeners: TypeAlias = list[trio.SocketListener]
 
 GOODBYE_S = 10.0
 """Time for the goodbyes of all sessions after `session.drain_s`: more than `wire` takes for one."""
@@ -49,29 +52,44 @@ log = structlog.get_logger()
 
 
 async def serve(
-    configured: Config, environment: Mapping[str, str], ready_file: Path | None = None
+    load: Callable[[], Config],
+    environment: Mapping[str, str],
+    ready_file: Path | None = None,
+    file: Path | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; the exit code: 0 drained, 1 stopped by a second
-    signal. Raises `ConfigError` before anything is served."""
-    address = config.upstream(configured, environment)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    signal. SIGHUP, and any change of `file` or of what it names, has `load` read the configuration
+    again. Raises `ConfigError` before anything is served."""
+    sources = Sources(file, load, environment)
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        trio.open_signal_receiver(signal.SIGHUP) as hangups,
+    ):
+        served = sources.read()
+        logs.set_up(served.config.log.level, served.config.log.format)
+        listen = served.config.listen
         try:
-            listeners = await open_listeners(configured, environment)
+            listeners = await open_listeners(served.config, environment)
         except OSError as error:
-            host, port = configured.listen.host, configured.listen.port
-            log.error("cannot listen", host=host, port=port, reason=error.strerror or str(error))
+            reason = error.strerror or str(error)
+            log.error("cannot listen", host=listen.host, port=listen.port, reason=reason)
             return 1
-        async with running(configured, environment, address, listeners) as relay:
+        async with running(served, environment, listeners) as relay:
             if ready_file:
                 write_ready_file(ready_file, relay.urls)
             for url in relay.urls:
-                log.info("listening", url=url, upstream=address.shown)
-            systemd.notify(environment, READY=1, STATUS=f"Serving {' '.join(relay.urls)}")
-            await anext(signals)
+                log.info("listening", url=url, upstream=served.destinations[0].address.shown)
+            systemd.notify(environment, READY=1, STATUS=relay.status)
+            reloader = Reloader(sources, relay, environment)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reloader.run, hangups)
+                await anext(signals)
+                nursery.cancel_scope.cancel()
             systemd.notify(environment, STOPPING=1, STATUS="Draining")
             drained = False
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_next, signals, nursery.cancel_scope)
+                nursery.start_soon(_ignore, hangups)
                 drained = await relay.drain()
                 nursery.cancel_scope.cancel()
         log.info("drained" if drained else "stopped", left=relay.live.value)
@@ -79,97 +97,61 @@ async def serve(
 
 
 async def open_listeners(configured: Config, environment: Mapping[str, str]) -> Listeners:
-    """The sockets of socket activation, else those of `listen.host` and `listen.port`, with TLS if
-    there is a certificate. Raises `OSError` when the address cannot be had, and `ConfigError`."""
-    tls = tls_context(configured)
+    """The sockets of socket activation, else those of `listen.host` and `listen.port`. Raises
+    `OSError` when the address cannot be had, and `ConfigError`."""
     if inherited := systemd.inherited_sockets(environment):
         for each in inherited:
             config.demand_keys(configured.auth, str(each.getsockname()[0]))
-        sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited]
-    else:
-        listen = configured.listen
-        sockets = await trio.open_tcp_listeners(listen.port, host=listen.host)
-    if tls is None:
-        return [*sockets]
-    return [trio.SSLListener(socket, tls, https_compatible=True) for socket in sockets]
-
-
-def tls_context(configured: Config) -> ssl.SSLContext | None:
-    """The certificate to serve with; None: plain ws. Raises `ConfigError`."""
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited]
     listen = configured.listen
-    if listen.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(listen.tls_cert, listen.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"listen.tls_cert, listen.tls_key: {error}") from None
-    return context
-
-
-def tokens_of(configured: Config, environment: Mapping[str, str]) -> admission.Tokens:
-    """Who reads the tokens. Raises `ConfigError`."""
-    key = config.token_key(configured, environment)
-    if key is None:
-        return admission.no_tokens
-    from relay.tokens import Verifier  # what it imports is an extra, and off by default
-
-    return Verifier(key, configured.auth.token_audience, configured.auth.token_leeway_s)
-
-
-def url_of(listener: Listener) -> str:
-    """What clients connect to, without path."""
-    scheme = "ws"
-    if isinstance(listener, trio.SSLListener):
-        scheme, listener = "wss", cast("trio.SocketListener", listener.transport_listener)
-    host, port = listener.socket.getsockname()[:2]
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return await trio.open_tcp_listeners(listen.port, host=listen.host)
 
 
 @contextlib.asynccontextmanager
 async def running(
-    configured: Config, environment: Mapping[str, str], address: Address, listeners: Listeners
+    served: Served, environment: Mapping[str, str], listeners: Listeners
 ) -> "AsyncIterator[Relay]":
     """A relay that accepts connections while the block lasts, and owns the listeners. Whoever is
     connected when it ends is cut off with a goodbye; see `Relay.drain`. Raises `ConfigError`."""
     async with contextlib.AsyncExitStack() as stack:
         for listener in listeners:
             await stack.enter_async_context(listener)
-        keys = config.keys(configured, environment)
-        tokens = tokens_of(configured, environment)
-        _announce(address, environment)
-        functions = await stack.enter_async_context(_functions(configured))
+        configured = served.config
+        _announce(served.destinations[0].address, environment)
         continuing = await stack.enter_async_context(continuity.opened(configured))
+        opened = await stack.enter_async_context(contextlib.AsyncExitStack())
         nursery = await stack.enter_async_context(trio.open_nursery())
-        converse = await _conversations(configured, address, functions, continuing, nursery)
-        metering = Metering(config.rules(configured, environment))
-        relay = Relay(configured, keys, converse, tokens, metering)
-        relay.urls = [url_of(listener) for listener in listeners]
+        simulated = await _simulated(served, nursery)
+        current = Current(served)
+        conversations = Conversations(current, continuing, simulated, opened)
+        await conversations.prepare(served)
+        relay = Relay(current, conversations, listeners, conversations.prepare)
         relay.socket_stays = systemd.is_activated(environment)
         await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
-        nursery.start_soon(metering.forget_in_time)
+        nursery.start_soon(relay.metering.forget_in_time)
         yield relay
         nursery.cancel_scope.cancel()
 
 
 class Relay:
-    """What the connections of a daemon share: who may come in, how many are in, and whether it is
-    over."""
+    """What the connections of a daemon share: what is served, who may come in, how many are in, and
+    whether it is over."""
 
     def __init__(
         self,
-        configured: Config,
-        keys: Mapping[bytes, str],
+        current: Current,
         converse: Converse,
-        tokens: admission.Tokens = admission.no_tokens,
-        metering: Metering | None = None,
+        listeners: Iterable[trio.SocketListener] = (),
+        prepare: Callable[[Served], Awaitable[None]] | None = None,
     ) -> None:
-        self._config = configured
-        self._keys = keys
-        self._tokens = tokens
+        """`prepare` opens what a new value needs before it is served, or refuses it with
+        `ConfigError`."""
+        self._current = current
         self._converse = converse
-        self.metering = metering or Metering(Rules())
+        self._places = [each.socket.getsockname()[:2] for each in listeners]
+        self._prepare = prepare
+        self.metering = Metering(current.value.rules)
         """How much is used, and by whom."""
         self._going_away = trio.Event()
         self._accepting = trio.CancelScope()
@@ -182,14 +164,47 @@ class Relay:
         self._admits_accepted = False
         self.live: AsyncValue[int] = AsyncValue(0)
         """Conversations that are going on."""
-        self.urls: list[str] = []
+        self.reloads = Reloads()
+
+    @property
+    def served(self) -> Served:
+        """What is served now. Whoever needs two things of it that belong together asks once."""
+        return self._current.value
+
+    @property
+    def _is_local(self) -> bool:
+        """Only this machine can connect."""
+        return all(config.is_loopback(str(host)) for host, _ in self._places)
+
+    @property
+    def urls(self) -> list[str]:
         """Where clients connect, without path."""
+        scheme = "ws" if self.served.tls is None else "wss"
+        hosts = [(f"[{host}]" if ":" in host else host, port) for host, port in self._places]
+        return [f"{scheme}://{host}:{port}" for host, port in hosts]
+
+    @property
+    def status(self) -> str:
+        """For a person, in a line."""
+        return f"Serving {' '.join(self.urls)}"
+
+    async def change(self, new: Served) -> None:
+        """Serve this from now on; who is connected stays. Raises `ConfigError` for what cannot be
+        served here, and goes on as before."""
+        for host, _ in self._places:
+            config.demand_keys(new.config.auth, host)
+        if self._prepare is not None:
+            await self._prepare(new)
+        if new.config.log != self.served.config.log:
+            logs.set_up(new.config.log.level, new.config.log.format)
+        self.metering.rules = new.rules
+        self._current.value = new
 
     async def accept(
         self,
         listeners: Listeners,
         *,
-        task_status: trio.TaskStatus[list[Listener]] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[Listeners] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve whoever connects, until `drain` leaves that to another process. Closes the
         listeners."""
@@ -204,6 +219,8 @@ class Relay:
 
     async def connection(self, stream: trio.abc.Stream) -> None:
         """Serve one accepted connection, whatever it asks for. Never raises an `Exception`."""
+        if tls := self.served.tls:
+            stream = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
         await wire.serve_connection(stream, self.route, _report)
 
     def route(self, request: wire.Request) -> wire.Accept | wire.Response:
@@ -219,9 +236,10 @@ class Relay:
                 return _page(request, 200, "ready")
             case _:
                 pass
-        listen, auth = self._config.listen, self._config.auth
+        served = self.served
+        listen, auth = served.config.listen, served.config.auth
         outcome = admission.admit(
-            request, listen, auth, self._keys, tokens=self._tokens, wall=time.time()
+            request, listen, auth, served.keys, tokens=served.tokens, wall=time.time()
         )
         if isinstance(outcome, Admitted) and self.draining and not self._admits_accepted:
             outcome = Refused(503, "draining")
@@ -231,8 +249,8 @@ class Relay:
         seat = self.metering.seat(client)
         if isinstance(seat, Reached):
             return self._refusal(request, admission.too_much(seat), client=client, limit=seat.key)
-        known = outcome.key_name is not None or config.is_loopback(listen.host)
-        warm = known and self._config.upstream.warm == "on_connect"
+        known = outcome.key_name is not None or self._is_local
+        warm = known and served.config.upstream.warm == "on_connect"
         admitted = Admission(
             str(uuid.uuid4()),
             outcome.dialect,
@@ -266,7 +284,7 @@ class Relay:
         if self.socket_stays:
             self._admits_accepted = True
             self._accepting.cancel()
-        drain_s = self._config.session.drain_s
+        drain_s = self.served.config.session.drain_s
         log.info("draining", live=self.live.value, drain_s=drain_s)
         with trio.move_on_after(drain_s):
             if self.socket_stays:
@@ -294,59 +312,81 @@ class Relay:
                 log.info("disconnected", lasted_s=round(trio.current_time() - began, 3))
 
 
-@contextlib.asynccontextmanager
-async def _functions(configured: Config) -> AsyncIterator[Callable[[], bridge.Functions]]:
-    """Who calls the endpoints of server-side functions, for each conversation."""
-    if not configured.functions.endpoints:
-        yield lambda: bridge.no_functions
-        return
-    from relay import functions  # what it imports is an extra, and off by default (C-172)
+class Conversations:
+    """Holds conversations with the upstreams that are served. Each goes on with the options and
+    tables that it began with; but the upstreams' keys and the list of endpoints are the present
+    ones: what was withdrawn is not used any more."""
 
-    limit = configured.session.max_call_output_bytes
-    async with functions.opened(configured.functions, limit) as shared:
-        yield shared.for_session
+    def __init__(
+        self,
+        current: Current,
+        continuing: Continuity,
+        simulated: Address | None,
+        opened: contextlib.AsyncExitStack,
+    ) -> None:
+        """`simulated`: where the simulator is served, if it is. `opened` closes what is opened
+        here, after the last conversation."""
+        self._current = current
+        self._continuing = continuing
+        self._simulated = simulated
+        self._opened = opened
+        self._endpoints: functions.Functions | None = None
 
+    async def prepare(self, served: Served) -> None:
+        """Open what conversations with these options need. Raises `ConfigError`."""
+        if self._simulated is None and served.destinations[0].address.simulated:
+            raise ConfigError("upstream.url: to serve the simulator, restart with it")
+        options, limit = served.config.functions, served.config.session.max_call_output_bytes
+        if self._endpoints is not None:
+            self._endpoints.change(options, limit)
+        elif options.endpoints:
+            from relay import functions  # what it imports is an extra, and off by default (C-172)
 
-async def _conversations(
-    configured: Config,
-    address: Address,
-    functions: Callable[[], bridge.Functions],
-    continuing: Continuity,
-    nursery: trio.Nursery,
-) -> Converse:
-    """Who holds the conversations, with this upstream; the simulator is started and probed."""
-    if address.simulated:
-        options = simulator.Options(script=configured.simulator)
-        served = await nursery.start(simulator.serve_simulator, options)
-        address = Address(served.url)
-        found = await probe(address, configured.upstream.model)
-        if found.fault is not None:
-            raise ConfigError(f"simulator: it does not answer ({found.fault})")
-        log.info("the simulator answers", after_s=round(found.seconds, 3))
-    mapping = configured.mapping_options
-    addresses = [address, *config.fallbacks(configured, address)]
-    traits = configured.upstream_traits
-    secure = any(each.url.startswith("wss:") for each in addresses)
-    trust = ssl.create_default_context() if secure else None
+            shared = functions.opened(options, limit)
+            self._endpoints = await self._opened.enter_async_context(shared)
 
-    def dial(target: Target) -> AbstractAsyncContextManager[wire.Leg]:
-        chosen = addresses[target.upstream]
+    async def __call__(
+        self, leg: wire.Leg, admitted: Admission, claim: Claim, going_away: trio.Event
+    ) -> None:
+        served = self._current.value
+        session = Session(
+            options=options_for(admitted, served.config.session),
+            mapping=served.mapping,
+            admission=admitted,
+            upstreams=served.traits,
+        )
+        visit = self._continuing.visit(admitted.request_id, claim)
+        endpoints = self._endpoints
+        calling = endpoints.for_session() if endpoints else bridge.no_functions
+        dial = partial(self._dial, served)
+        await bridge.run(leg, session, dial, going_away, functions=calling, visit=visit)
+
+    def _dial(self, began: Served, target: Target) -> AbstractAsyncContextManager[wire.Leg]:
+        known = began.destinations[target.upstream]
+        chosen = self._current.value.destination(known.address.url) or known
+        address = chosen.address
+        if address.simulated and self._simulated:
+            address = self._simulated
         return wire.dial(
-            chosen.url_for(target.model),
-            headers=chosen.headers,
-            deadline_s=configured.session.upstream_step_s,
-            ssl_context=trust,
+            address.url_for(target.model),
+            headers=address.headers,
+            deadline_s=began.config.session.upstream_step_s,
+            ssl_context=chosen.trust,
         )
 
-    async def converse(
-        leg: wire.Leg, admitted: Admission, claim: Claim, going_away: trio.Event
-    ) -> None:
-        options = options_for(admitted, configured.session)
-        session = Session(options=options, mapping=mapping, admission=admitted, upstreams=traits)
-        visit = continuing.visit(admitted.request_id, claim)
-        await bridge.run(leg, session, dial, going_away, functions=functions(), visit=visit)
 
-    return converse
+async def _simulated(served: Served, nursery: trio.Nursery) -> Address | None:
+    """Where the simulator answers, if it is the upstream; starts and probes it."""
+    if not served.destinations[0].address.simulated:
+        return None
+    options = simulator.Options(script=served.config.simulator)
+    started = await nursery.start(simulator.serve_simulator, options)
+    address = Address(started.url)
+    found = await probe(address, served.config.upstream.model)
+    if found.fault is not None:
+        raise ConfigError(f"simulator: it does not answer ({found.fault})")
+    log.info("the simulator answers", after_s=round(found.seconds, 3))
+    return address
 
 
 def options_for(admitted: Admission, options: SessionOptions) -> SessionOptions:
@@ -390,3 +430,9 @@ async def _cancel_on_next(signals: AsyncIterator[int], scope: trio.CancelScope) 
     await anext(signals)
     log.warning("stopping at once")
     scope.cancel()
+
+
+async def _ignore(hangups: AsyncIterator[int]) -> None:
+    """One that nobody takes would come again when nobody listens any more, and end the process."""
+    async for _ in hangups:
+        log.info("not reloaded, since the relay is stopping")

@@ -6,6 +6,7 @@ systemd every call does nothing. It knows nothing of what is served.
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 import structlog
@@ -29,6 +30,13 @@ def notify(environment: Mapping[str, str], **state: str | int) -> None:
             channel.sendto(text.encode(), address)
     except OSError as error:
         structlog.get_logger().warning("systemd not notified", reason=str(error))
+
+
+def reloading(environment: Mapping[str, str]) -> None:
+    """Say that a reload begins; READY=1 says that it is over. The time tells this reload from one
+    that was asked for later."""
+    now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notify(environment, RELOADING=1, MONOTONIC_USEC=now_us, STATUS="Reloading")
 
 
 def is_activated(environment: Mapping[str, str]) -> bool:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import trio
 
-from relay import config, dialogue, server, voice_agent, wire
+from relay import dialogue, served, server, voice_agent, wire
 from relay.audio import recordings
 from relay.audio.formats import PCM24K, Encoding, Format
 from relay.audio.transcode import transcodable, transcoder
@@ -359,10 +359,11 @@ async def _relay(url: str | None, configured: Config, terminal: Terminal) -> Asy
     if url is not None:
         yield _with_path(url)
         return
-    address = config.upstream(configured, {})
+    offered = served.build(configured, {})
+    address = offered.destinations[0].address
     upstream = "the simulator" if address.simulated else address.shown
     listeners = await server.open_listeners(configured, {})
-    async with server.running(configured, {}, address, listeners) as relay:
+    async with server.running(offered, {}, listeners) as relay:
         terminal.show(
             Voice.SESSION, f"a relay on {relay.urls[0]} for the occasion, with {upstream}"
         )

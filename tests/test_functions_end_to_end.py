@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay import config, server, wire
+from relay import config, served, server, wire
 from relay.config import Config, Functions, Listen, Upstream
 from relay.session.options import SessionOptions
 from relay.simulator.script import Knobs, Script, ScriptedCall, Turn
@@ -69,14 +69,13 @@ async def conversing(endpoint: str, *listed: str, **session: Any) -> AsyncIterat
         session=SessionOptions(**session),
         simulator=SCRIPT,
     )
-    address = config.upstream(configured, {})
     listeners = await server.open_listeners(configured, {})
     functions = [
         {"name": "weather", "endpoint": {"url": endpoint, "headers": {"authorization": "s"}}}
     ]
     with trio.fail_after(TIMEOUT_S):
         async with (
-            server.running(configured, {}, address, listeners) as relay,
+            server.running(served.build(configured, {}), {}, listeners) as relay,
             wire.dial(f"{relay.urls[0]}/v1/agent/converse") as leg,
         ):
             client = Client(leg)

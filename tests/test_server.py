@@ -20,6 +20,7 @@ from relay import admission, server, wire
 from relay.config import Auth, Config, ConfigError, Listen
 from relay.limits import ClientLimits, Limits, Rules, Spent
 from relay.parking import Claim
+from relay.served import Current, Served, build
 from relay.server import Relay
 from relay.session.facts import Admission, Dialect
 from relay.session.options import SessionOptions
@@ -63,8 +64,9 @@ async def serving(
     converse: server.Converse | None = None,
     tokens: admission.Tokens = admission.no_tokens,
 ) -> AsyncIterator[tuple[Relay, str]]:
-    relay = Relay(configured, KEYS, converse or Talkers(), tokens)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    served = Served(configured, keys=KEYS, tokens=tokens)
+    relay = Relay(Current(served), converse or Talkers(), listeners)
     port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, relay.connection, listeners)
@@ -169,7 +171,7 @@ async def test_the_handshake_names_the_request_id() -> None:
 
 @pytest.mark.conformance("C-016")
 async def test_a_thousand_connections_have_a_thousand_request_ids() -> None:
-    relay = Relay(Config(), {}, Talkers())
+    relay = Relay(Current(Served(Config())), Talkers())
     request = wire.Request("GET", AGENT, "", {}, "127.0.0.1")
     answers = [relay.route(request) for _ in range(1000)]
     assert len({answer.headers for answer in answers if isinstance(answer, wire.Accept)}) == 1000
@@ -380,10 +382,10 @@ def certified(directory: Path) -> tuple[Config, ssl.SSLContext]:
 async def test_with_a_certificate_it_serves_wss_only(tmp_path: Path) -> None:
     configured, trusting = certified(tmp_path)
     listeners = await server.open_listeners(configured, {})
-    relay = Relay(configured, {}, Talkers())
+    relay = Relay(Current(build(configured, {})), Talkers(), listeners)
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, relay.connection, listeners)
-        url = server.url_of(listeners[0])
+        (url,) = relay.urls
         assert url.startswith("wss://127.0.0.1:")
         async with wire.dial(url + AGENT, ssl_context=trusting) as leg:
             await leg.receive()
@@ -397,7 +399,7 @@ def test_a_certificate_that_cannot_be_read_is_a_matter_of_configuration(tmp_path
     configured, _ = certified(tmp_path)
     (tmp_path / "cert.pem").write_text("none")
     with pytest.raises(ConfigError, match=r"^listen\.tls_cert"):
-        server.tls_context(configured)
+        build(configured, {})
     (tmp_path / "cert.pem").unlink()
     with pytest.raises(ConfigError, match=r"^listen\.tls_cert"):
-        server.tls_context(configured)
+        build(configured, {})

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import trio
 
-from relay import config, server
+from relay import config, served, server
 from relay.simulator.script import Script
 from relay.simulator.server import Options, serve_simulator
 from tests.clients.tap import Tap, tapped
@@ -39,10 +39,9 @@ async def open_house(script: Script | None = None, **options: Any) -> AsyncItera
             configured = config.load(
                 None, {}, options={key.replace("__", "."): keys[key] for key in keys}
             )
-            address = config.upstream(configured, {})
             listeners = await server.open_listeners(configured, {})
             async with (
-                server.running(configured, {}, address, listeners) as relay,
+                server.running(served.build(configured, {}), {}, listeners) as relay,
                 tapped(relay.urls[0]) as client,
             ):
                 yield House(relay.urls[0], client, upstream, relay)

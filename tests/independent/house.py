@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
-from relay import config, server, wire
+from relay import config, served, server, wire
 from tests import oracle
 from tests.clients.tap import Record, tapped
 
@@ -161,9 +161,7 @@ async def conversing(
                 None, {}, options={key.replace("__", "."): keys[key] for key in keys}
             )
             listeners = await server.open_listeners(configured, {})
-            async with server.running(
-                configured, {}, config.upstream(configured, {}), listeners
-            ) as relay:
+            async with server.running(served.build(configured, {}), {}, listeners) as relay:
                 async with wire.dial(f"{relay.urls[0]}/v1/agent/converse") as leg:
                     client = Client(leg)
                     client.say("Settings", audio={}, agent=agent or {})
