@@ -25,6 +25,7 @@ from relay.audio.transcode import transcoder
 from relay.audio.wav import streaming_header
 from relay.continuity import Visit
 from relay.frames import Unknown, Unparsable
+from relay.observer import About, Observer, Overview
 from relay.parking import End
 from relay.session import ClientGone, Loss, Session, UpstreamGone
 from relay.session.actions import (
@@ -75,16 +76,19 @@ async def run(
     *,
     functions: Functions = no_functions,
     visit: Visit | None = None,
+    observer: Observer | None = None,
     wall: Callable[[], float] = time.time,
 ) -> None:
     """Hold one conversation to its end; returns when nothing of it is left.
 
     The client's leg is the caller's, but when this returns its goodbye has been said. `going_away`
     says that the daemon stops (C-192). `visit`: the conversation may be another's of before, and
-    may outlive the connection. A mistake of ours is logged with its traceback and ends this
-    conversation, in the protocol's words, and no other.
+    may outlive the connection. `observer` is told of every step. A mistake of ours is logged with
+    its traceback and ends this conversation, in the protocol's words, and no other.
     """
-    await _Bridge(client, session, dial, functions, visit, wall).run(going_away)
+    if observer is None:
+        observer = Overview().observer(client, About(), trio.current_time())
+    await _Bridge(client, session, dial, functions, visit, observer, wall).run(going_away)
 
 
 class _Bridge:
@@ -97,6 +101,7 @@ class _Bridge:
         dial: Dialler,
         functions: Functions,
         visit: Visit | None,
+        observer: Observer,
         wall: Callable[[], float],
     ) -> None:
         self._client = client
@@ -104,6 +109,7 @@ class _Bridge:
         self._dial = dial
         self._functions = functions
         self._visit = visit
+        self._observer = observer
         self._revision = 0  # of the session, as far as the visit was told
         self._wall = wall
         self._upstreams: dict[int, _Upstream] = {}  # those not hung up
@@ -150,6 +156,7 @@ class _Bridge:
             if not self._over.is_set():
                 # Behind a code are the client's own words, which may be anything (C-197).
                 log.info("client gone", code=end.code, reason="" if end.code else end.reason)
+                self._observer.client_gone(end.code)
                 self._ended(_END.get(end.code, End.CLOSED))
                 self._tell(lambda now: self._session.client_gone(end, now))
                 self._over.set()
@@ -162,6 +169,7 @@ class _Bridge:
             self._client_audio(frame)
         else:
             message = voice_agent.decode_client(frame)
+            self._observer.client_message(message, trio.current_time())
             self._tell(lambda now: self._session.client_message(message, now))
 
     def _is_too_big(self, frame: Frame) -> bool:
@@ -189,10 +197,11 @@ class _Bridge:
     # -- upstream legs ----------------------------------------------------------------------------
 
     async def _hold_upstream(self, number: int, upstream: "_Upstream", target: Target) -> None:
-        with self._blame_on_us(), upstream.scope:
+        with self._blame_on_us(), upstream.scope, self._observed(number):
             try:
                 async with self._dial(target) as leg:
                     upstream.leg = leg
+                    self._observer.opened(number, leg, trio.current_time())
                     if self._holds(number):  # else a late success (C-236)
                         self._tell(
                             lambda now: self._session.upstream_opened(number, now, self._wall())
@@ -200,7 +209,16 @@ class _Bridge:
                         await self._hear_upstream(number, leg)
             except DialFailed as failed:
                 how = Loss.UNREACHABLE if failed.status is None else Loss.REFUSED
+                self._observer.not_opened(number, refused=how is Loss.REFUSED)
                 self._upstream_gone(number, UpstreamGone(how, failed.status, reason=failed.reason))
+
+    @contextlib.contextmanager
+    def _observed(self, number: int) -> Iterator[None]:
+        self._observer.dialling(number, trio.current_time())
+        try:
+            yield
+        finally:
+            self._observer.upstream_over(number)
 
     async def _hear_upstream(self, number: int, leg: Leg) -> None:
         try:
@@ -251,6 +269,7 @@ class _Bridge:
             if audio is not None:
                 self._say(self._ears_and_mouth.spoken(audio))
                 return
+        self._observer.upstream_event(event)
         self._tell(lambda now: self._session.upstream_event(number, event, now))
 
     def _upstream_gone(self, number: int, gone: UpstreamGone) -> None:
@@ -310,6 +329,7 @@ class _Bridge:
         returned = await visit.decided(first)
         if returned is None or self._over.is_set():
             return False
+        self._observer.resumed(was_connected=returned.was_connected)
         newcomer = self._session
         for leg in list(self._upstreams):
             self._hang_up(leg)  # dialled on a guess
@@ -334,6 +354,7 @@ class _Bridge:
         self._session.client_backlog(self._client.unsent_audio_ms)
         left = self._parked()
         self._close = Close(1000, "superseded")
+        self._observer.superseded()
         self._over.set()
         return left
 
@@ -364,7 +385,10 @@ class _Bridge:
             if unsent or self._backlog_ms:
                 self._session.client_backlog(unsent)
                 self._backlog_ms = unsent
-            self._perform(what_happened(trio.current_time()))
+            now = trio.current_time()
+            actions = what_happened(now)
+            self._observer.performs(actions, now)
+            self._perform(actions)
             if self._visit is not None and self._session.revision != self._revision:
                 self._revision = self._session.revision
                 self._visit.changed(self._session)
@@ -443,6 +467,7 @@ class _Bridge:
             yield
         except Exception:
             log.exception("conversation failed")
+            self._observer.failed()
             code = "INTERNAL_SERVER_ERROR"
             error = voice_agent.Error(description="The relay failed.", code=code)
             self._client.post(voice_agent.encode(error))

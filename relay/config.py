@@ -197,6 +197,18 @@ class Store(Section, frozen=True):
         return Path((self.url or "").removeprefix(SQLITE))
 
 
+class Admin(Section, frozen=True):
+    """Pages for those who run the relay: metrics, health, what goes on."""
+
+    host: str = "127.0.0.1"
+    """Name or address to listen on."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """TCP port; 0: there are no such pages."""
+    allow_anonymous: bool = False
+    """Serve a non-loopback address. The pages ask nobody for a key: whoever reaches them reads
+    them."""
+
+
 class Log(Section, frozen=True):
     """What is written to standard error."""
 
@@ -240,6 +252,7 @@ class Config(Section, frozen=True):
     store: Store = Store()
     simulator: Script = Script()
     reload: Reload = Reload()
+    admin: Admin = Admin()
     log: Log = Log()
 
     @property
@@ -575,8 +588,17 @@ def _check(config: Config) -> None:
     for number, fallback in enumerate(config.upstreams):
         if not _is_websocket_url(fallback.url):
             raise ConfigError(f"upstreams[{number}].url: expected ws://HOST or wss://HOST")
+    _check_admin(config.admin)
     _check_functions(config.functions)
     _check_store(config.store)
+
+
+def _check_admin(admin: Admin) -> None:
+    if admin.port and not is_loopback(admin.host) and not admin.allow_anonymous:
+        raise ConfigError(
+            f"admin.host: the pages ask for no key, and {admin.host} is not loopback; "
+            "set admin.allow_anonymous=true if that is meant"
+        )
 
 
 def _check_functions(functions: Functions) -> None:

@@ -77,6 +77,8 @@ class Returned(NamedTuple):
     """What the client sent to come back with, if those were Settings..."""
     repeated: bool
     """...the same as before."""
+    was_connected: bool
+    """It went on on another connection."""
 
 
 class Guest(Protocol):
@@ -183,6 +185,11 @@ class Continuity:
     @property
     def durable(self) -> bool:
         return self._store.durable
+
+    @property
+    def parked(self) -> int:
+        """How many conversations wait for their client."""
+        return self._lot.parked
 
     async def restore(self) -> None:
         """Take over what an earlier process left."""
@@ -366,7 +373,9 @@ class Visit:
         if found is None:
             return None
         log.info("resumed", first=found.first, from_connection=found.from_connection)
-        return Returned(found.snapshot, found.lost_wall, settings, found.repeated)
+        return Returned(
+            found.snapshot, found.lost_wall, settings, found.repeated, found.from_connection
+        )
 
     def changed(self, session: Session) -> None:
         """A crash should not undo this. Costs nothing here; what is written is what the session

@@ -6,6 +6,7 @@ key, prompt, transcript or audio at info or above.
 """
 
 import contextlib
+import hashlib
 import io
 import logging
 import math
@@ -52,6 +53,13 @@ def set_up(level: Level = "info", form: Format = "auto", stream: TextIO | None =
         cache_logger_on_first_use=False,
     )
     _adopt_standard_loggers(shared, last, threshold, out)
+
+
+def name_of(request_id: str) -> str:
+    """What the log calls a connection. Not the `request_id` of its Welcome: with that, anybody who
+    reads the log could come back to the conversation in its client's place. Whoever has the id
+    finds the name: `printf %s ID | sha256sum | cut -c1-16`."""
+    return hashlib.sha256(request_id.encode()).hexdigest()[:16]
 
 
 def _headed(

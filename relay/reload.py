@@ -28,6 +28,7 @@ FIXED = (
     "session.max_parked_bytes",
     "store",
     "simulator",
+    "admin",
 )
 """Keys that count from the start of the daemon to its end: who waits, waits by one rule."""
 

@@ -21,12 +21,14 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from relay import admission, bridge, config, continuity, logs, systemd, wire
+from relay import admin, admission, bridge, config, continuity, logs, systemd, wire
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.continuity import Continuity
 from relay.limits import Reached, client_of
 from relay.metering import Metering
+from relay.metrics import Snapshot
+from relay.observer import About, Observer
 from relay.parking import Claim
 from relay.probe import probe
 from relay.ready import write_ready_file
@@ -36,13 +38,14 @@ from relay.session import Admission, Session
 from relay.session.actions import Target
 from relay.session.options import SessionOptions
 from relay.simulator import server as simulator
+from relay.watch import Watch
 
 if TYPE_CHECKING:
     from relay import functions
 
-Converse: TypeAlias = Callable[[wire.Leg, Admission, Claim, trio.Event], Awaitable[None]]
+Converse: TypeAlias = Callable[[wire.Leg, Admission, Claim, trio.Event, Observer], Awaitable[None]]
 """Holds one conversation over a client's leg, to its end; it may be the claimed one. The event
-says that the daemon is going away."""
+says that the daemon is going away; the observer is told what happens."""
 Listeners: TypeAlias = list[trio.SocketListener]
 
 GOODBYE_S = 10.0
@@ -67,14 +70,19 @@ async def serve(
     ):
         served = sources.read()
         logs.set_up(served.config.log.level, served.config.log.format)
-        listen = served.config.listen
         try:
+            place: config.Listen | config.Admin = served.config.admin
+            pages = await admin.open_listeners(served.config.admin)
+            place = served.config.listen
             listeners = await open_listeners(served.config, environment)
         except OSError as error:
             reason = error.strerror or str(error)
-            log.error("cannot listen", host=listen.host, port=listen.port, reason=reason)
+            log.error("cannot listen", host=place.host, port=place.port, reason=reason)
             return 1
-        async with running(served, environment, listeners) as relay:
+        async with (
+            running(served, environment, listeners) as relay,
+            admin.serving(pages, served.config.admin, relay.shown),
+        ):
             if ready_file:
                 write_ready_file(ready_file, relay.urls)
             for url in relay.urls:
@@ -126,10 +134,12 @@ async def running(
         conversations = Conversations(current, continuing, simulated, opened)
         await conversations.prepare(served)
         relay = Relay(current, conversations, listeners, conversations.prepare)
+        relay.parked = lambda: continuing.parked
         relay.socket_stays = systemd.is_activated(environment)
         await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
         nursery.start_soon(relay.metering.forget_in_time)
+        nursery.start_soon(relay.watch.lag.watch)
         yield relay
         nursery.cancel_scope.cancel()
 
@@ -165,6 +175,9 @@ class Relay:
         self.live: AsyncValue[int] = AsyncValue(0)
         """Conversations that are going on."""
         self.reloads = Reloads()
+        self.watch = Watch()
+        self.parked: Callable[[], int] = lambda: 0
+        """How many conversations wait for their client."""
 
     @property
     def served(self) -> Served:
@@ -221,7 +234,8 @@ class Relay:
         """Serve one accepted connection, whatever it asks for. Never raises an `Exception`."""
         if tls := self.served.tls:
             stream = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
-        await wire.serve_connection(stream, self.route, _report)
+        with self.watch.connection():
+            await wire.serve_connection(stream, self.route, self._report)
 
     def route(self, request: wire.Request) -> wire.Accept | wire.Response:
         """Health pages, refusals with their HTTP status, or a conversation."""
@@ -272,6 +286,7 @@ class Relay:
 
     def _refusal(self, request: wire.Request, refused: Refused, **why: str) -> wire.Response:
         log.info("refused", status=refused.status, reason=refused.reason, peer=request.peer, **why)
+        self.watch.metrics.admissions.add(1, str(refused.status), refused.reason)
         return _page(request, refused.status, refused.reason, refused.again_in_s)
 
     async def drain(self, goodbye_s: float = GOODBYE_S) -> bool:
@@ -302,14 +317,47 @@ class Relay:
         self, admitted: Admission, claim: Claim, key_name: str | None, peer: str, leg: wire.Leg
     ) -> None:
         began = trio.current_time()
-        with structlog.contextvars.bound_contextvars(request_id=admitted.request_id):
-            log.info("connected", peer=peer, dialect=admitted.dialect.value, key=key_name)
+        about = About(
+            session=logs.name_of(admitted.request_id),
+            key=key_name,
+            dialect=admitted.dialect.value,
+            peer=peer,
+        )
+        self.watch.metrics.admissions.add(1, "101", "admitted")
+        observer = self.watch.overview.observer(leg, about, began)
+        with structlog.contextvars.bound_contextvars(session=about.session):
+            log.info("connected", peer=peer, dialect=about.dialect, key=key_name)
             self.live.value += 1
             try:
-                await self._converse(leg, admitted, claim, self._going_away)
+                await self._converse(leg, admitted, claim, self._going_away, observer)
             finally:
                 self.live.value -= 1
-                log.info("disconnected", lasted_s=round(trio.current_time() - began, 3))
+                now = trio.current_time()
+                observer.over(now)
+                log.info("disconnected", end=observer.end, lasted_s=round(now - began, 3))
+
+    @property
+    def shown(self) -> admin.Sources:
+        """What the admin pages show."""
+        return admin.Sources(self.snapshot, self.watch.live, ready=lambda: not self.draining)
+
+    def snapshot(self) -> Snapshot:
+        """All figures of this process, as they are now."""
+        metrics, ledger = self.watch.metrics, self.metering.ledger
+        metrics.draining.put(float(self.draining))
+        metrics.parked.put(self.parked())
+        metrics.reloads.reach(self.reloads.done, "done")
+        metrics.reloads.reach(self.reloads.refused, "refused")
+        for limit, times in ledger.refused.items():
+            metrics.limits_refused.reach(times, limit)
+        for limit, times in ledger.ended.items():
+            metrics.limits_ended.reach(times, limit)
+        return self.watch.snapshot()
+
+    def _report(self, faults: ExceptionGroup[Exception]) -> None:
+        """A mistake of ours on one connection, which has ended; the others go on."""
+        self.watch.metrics.failures.add(1)
+        log.error("connection failed", exc_info=faults)
 
 
 class Conversations:
@@ -346,7 +394,12 @@ class Conversations:
             self._endpoints = await self._opened.enter_async_context(shared)
 
     async def __call__(
-        self, leg: wire.Leg, admitted: Admission, claim: Claim, going_away: trio.Event
+        self,
+        leg: wire.Leg,
+        admitted: Admission,
+        claim: Claim,
+        going_away: trio.Event,
+        observer: Observer,
     ) -> None:
         served = self._current.value
         session = Session(
@@ -359,7 +412,9 @@ class Conversations:
         endpoints = self._endpoints
         calling = endpoints.for_session() if endpoints else bridge.no_functions
         dial = partial(self._dial, served)
-        await bridge.run(leg, session, dial, going_away, functions=calling, visit=visit)
+        await bridge.run(
+            leg, session, dial, going_away, functions=calling, visit=visit, observer=observer
+        )
 
     def _dial(self, began: Served, target: Target) -> AbstractAsyncContextManager[wire.Leg]:
         known = began.destinations[target.upstream]
@@ -397,11 +452,6 @@ def options_for(admitted: Admission, options: SessionOptions) -> SessionOptions:
         return options
     warning_s = min(options.session_warning_s, limit / 2)
     return msgspec.structs.replace(options, max_session_s=limit, session_warning_s=warning_s)
-
-
-def _report(faults: ExceptionGroup[Exception]) -> None:
-    """A mistake of ours on one connection, which has ended; the others go on."""
-    log.error("connection failed", exc_info=faults)
 
 
 def _page(

@@ -335,6 +335,11 @@ class Leg:
         """Bytes handed to the kernel, framing included."""
         return self._line.bytes_out
 
+    @property
+    def unsent_frames(self) -> int:
+        """Messages in the outbox."""
+        return len(self._outbox)
+
     async def receive(self) -> Frame:
         """The next message; at once if it has come already. Raises LegGone when there will be none;
         messages that came before the end are delivered first. Safe to cancel."""

@@ -30,6 +30,7 @@ class FakeLeg:
         self.unsent_audio_ms = 0.0
         self.shed_audio_ms = 0.0
         self.behind = False
+        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
         self._latency_s = latency_s
         self._stalled = stalled
         self._outbox: list[tuple[Frame, float]] = []
@@ -40,12 +41,18 @@ class FakeLeg:
 
     # -- as a leg ---------------------------------------------------------------------------------
 
+    @property
+    def unsent_frames(self) -> int:
+        return len(self._outbox)
+
     async def receive(self) -> Frame:
         if self._gone is None:
             at, frame = await self._incoming.receive()
             if at > trio.current_time():  # else as a real leg: what has come is not cancelled away
                 await trio.sleep_until(at)
             if not isinstance(frame, LegGone):
+                self.frames_in += 1
+                self.bytes_in += len(frame)
                 return frame
             self._gone = frame
         raise self._gone
@@ -53,6 +60,8 @@ class FakeLeg:
     def post(self, frame: Frame, audio_ms: float = 0.0) -> None:
         if self._gone is None and self.farewell is None:
             self._outbox.append((frame, audio_ms))
+            self.frames_out += 1
+            self.bytes_out += len(frame)
             self._count()
             if not self._stalled:
                 self.reads()

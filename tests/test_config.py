@@ -64,6 +64,14 @@ def test_a_value_is_toml_if_it_can_be_and_text_if_not(
     assert found == value
 
 
+def test_the_admin_pages_are_for_this_machine_unless_others_are_meant() -> None:
+    assert loaded("admin.host=0.0.0.0").admin.port == 0  # there are none
+    assert loaded("admin.port=9090").admin.host == "127.0.0.1"
+    with pytest.raises(ConfigError, match=r"^admin.host: .* admin.allow_anonymous=true"):
+        loaded("admin.host=0.0.0.0", "admin.port=9090")
+    assert loaded("admin.host=::", "admin.port=9090", "admin.allow_anonymous=true").admin.port
+
+
 def test_an_environment_value_is_read_the_same_way() -> None:
     found = loaded(RELAY_LISTEN__DEEPGRAM_PATHS='["/a"]', RELAY_UPSTREAM__URL="simulator")
     assert found.listen.deepgram_paths == ("/a",)

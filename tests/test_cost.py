@@ -14,6 +14,7 @@ import trio
 
 from relay import bridge, realtime, websocket
 from relay.audio.formats import PCM24K
+from relay.observer import About, Overview
 from relay.session import Session
 from relay.session.actions import SetFormats
 from relay.wire import Leg
@@ -58,6 +59,7 @@ class Path:
             FakeUpstreams(),
             functions=bridge.no_functions,
             visit=None,
+            observer=Overview().observer(cast("Leg", self.client), About(), 0.0),
             wall=lambda: 0.0,
         )
         self._bridge._ears_and_mouth = bridge._EarsAndMouth(formats)

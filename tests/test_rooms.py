@@ -71,11 +71,26 @@ ROOMS = {
     "lines": Room(doors={"trio", "socket", "ssl"}),
     "wire": Room({"errors", "lines", "websocket"}, {"trio", "trio_websocket", "h11", "ssl"}),
     "bridge": Room(
-        {"continuity", "errors", "frames", "parking", "session", "settings", "wire", "audio"}
+        {
+            "continuity",
+            "errors",
+            "frames",
+            "observer",
+            "parking",
+            "session",
+            "settings",
+            "wire",
+            "audio",
+        }
         | CODECS,
         {"trio", "trio_util", "structlog", "time"},
     ),
     "functions": Room({"config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}),
+    "metrics": Room(),
+    "observer": Room({"frames", "metrics", "session"} | CODECS),
+    "admin": Room({"config", "metrics", "observer", "wire"}, {"structlog", "trio"}),
+    "process": Room(),
+    "watch": Room({"lag", "metrics", "observer", "process"}, {"time", "trio"}),
     "lag": Room(doors={"trio"}),
     "systemd": Room(doors={"trio", "socket", "structlog", "time"}),
     "logs": Room(doors={"logging", "structlog"}),
@@ -83,6 +98,7 @@ ROOMS = {
     "reload": Room({"config", "served", "systemd"}, {"structlog", "time", "trio"}),
     "server": Room(
         {
+            "admin",
             "admission",
             "bridge",
             "config",
@@ -91,6 +107,8 @@ ROOMS = {
             "limits",
             "logs",
             "metering",
+            "metrics",
+            "observer",
             "parking",
             "probe",
             "ready",
@@ -99,6 +117,7 @@ ROOMS = {
             "session",
             "simulator.server",
             "systemd",
+            "watch",
             "wire",
         },
         {"trio", "trio_util", "structlog", "time", "uuid"},

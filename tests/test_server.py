@@ -19,6 +19,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from relay import admission, server, wire
 from relay.config import Auth, Config, ConfigError, Listen
 from relay.limits import ClientLimits, Limits, Rules, Spent
+from relay.observer import Observer
 from relay.parking import Claim
 from relay.served import Current, Served, build
 from relay.server import Relay
@@ -38,7 +39,12 @@ class Talkers:
         self.admissions: list[Admission] = []
 
     async def __call__(
-        self, leg: wire.Leg, admission: Admission, claim: Claim, going_away: trio.Event
+        self,
+        leg: wire.Leg,
+        admission: Admission,
+        claim: Claim,
+        going_away: trio.Event,
+        observer: Observer,
     ) -> None:
         self.admissions.append(admission)
         leg.post(f"{admission.request_id} {admission.dialect.value}")

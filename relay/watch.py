@@ -1,0 +1,65 @@
+"""watch: what can be seen of this process from outside.
+
+It holds the figures (`relay.observer`), measures the loop, asks the system what the process uses,
+and brings that together when somebody looks. It decides nothing and serves nothing.
+"""
+
+import contextlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterator
+
+import trio
+
+from relay import process
+from relay.lag import Lag
+from relay.metrics import Metrics, Snapshot
+from relay.observer import Live, Overview
+
+_VERSION = importlib.metadata.version("voice-agent-relay")
+_PYTHON = platform.python_version()
+
+
+class Watch:
+    """One for a process; `lag.watch` is a task that whoever holds this runs."""
+
+    def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
+        self.overview = Overview()
+        self.lag = Lag(self.metrics.lag.observe)
+        self._began_wall = wall()
+        self._connections = 0
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.overview.metrics
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[None]:
+        """A TCP connection was accepted, and is open while the block lasts."""
+        self.metrics.connections.add(1)
+        self._connections += 1
+        try:
+            yield
+        finally:
+            self._connections -= 1
+
+    def live(self) -> list[Live]:
+        """The sessions that are going on."""
+        return self.overview.live(trio.current_time())
+
+    def snapshot(self) -> Snapshot:
+        """All figures, as they are now."""
+        metrics = self.metrics
+        metrics.open_connections.put(self._connections)
+        metrics.lag_mean.put(self.lag.mean_s)
+        metrics.processes.put(1)
+        metrics.info.put(1, _VERSION, _PYTHON)
+        metrics.started.put(self._began_wall)
+        if (used := process.usage()) is not None:
+            metrics.resident.put(used.resident_bytes)
+            metrics.cpu.reach(used.cpu_s)
+            metrics.descriptors.put(used.descriptors)
+            if used.most_descriptors is not None:
+                metrics.most_descriptors.put(used.most_descriptors)
+        return self.overview.snapshot()
