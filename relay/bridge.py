@@ -14,6 +14,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol, TypeAlias, assert_never
 
 import msgspec
@@ -25,6 +26,8 @@ from relay.audio.transcode import transcoder
 from relay.audio.wav import streaming_header
 from relay.continuity import Visit
 from relay.frames import Unknown, Unparsable
+from relay.limits import Reached
+from relay.metering import Seat
 from relay.observer import About, Observer, Overview
 from relay.parking import End
 from relay.session import ClientGone, Loss, Session, UpstreamGone
@@ -52,6 +55,10 @@ Dialler: TypeAlias = Callable[[Target], contextlib.AbstractAsyncContextManager[L
 """Opens an upstream leg for as long as the block lasts, and says goodbye to it however that ends;
 raises DialFailed on entry. See `relay.wire.dial`."""
 
+METER_S = 1.0
+"""How often what a conversation uses is held against the limits. In between nothing is counted that
+would not be anyway."""
+
 log = structlog.get_logger()
 
 
@@ -77,18 +84,20 @@ async def run(
     functions: Functions = no_functions,
     visit: Visit | None = None,
     observer: Observer | None = None,
+    seat: Seat | None = None,
     wall: Callable[[], float] = time.time,
 ) -> None:
     """Hold one conversation to its end; returns when nothing of it is left.
 
     The client's leg is the caller's, but when this returns its goodbye has been said. `going_away`
     says that the daemon stops (C-192). `visit`: the conversation may be another's of before, and
-    may outlive the connection. `observer` is told of every step. A mistake of ours is logged with
+    may outlive the connection. `observer` is told of every step. `seat`: what is used is held
+    against limits, and it is left when the conversation is over. A mistake of ours is logged with
     its traceback and ends this conversation, in the protocol's words, and no other.
     """
     if observer is None:
         observer = Overview().observer(client, About(), trio.current_time())
-    await _Bridge(client, session, dial, functions, visit, observer, wall).run(going_away)
+    await _Bridge(client, session, dial, functions, visit, observer, seat, wall).run(going_away)
 
 
 class _Bridge:
@@ -102,6 +111,7 @@ class _Bridge:
         functions: Functions,
         visit: Visit | None,
         observer: Observer,
+        seat: Seat | None,
         wall: Callable[[], float],
     ) -> None:
         self._client = client
@@ -111,6 +121,8 @@ class _Bridge:
         self._visit = visit
         self._observer = observer
         self._revision = 0  # of the session, as far as the visit was told
+        self._seat = seat
+        self._handed_on = False  # the conversation may go on elsewhere
         self._wall = wall
         self._upstreams: dict[int, _Upstream] = {}  # those not hung up
         self._calls: dict[str, trio.CancelScope] = {}
@@ -127,6 +139,7 @@ class _Bridge:
             await self._run(going_away)
         finally:
             self._ended(End.KEPT)  # unless it has ended otherwise before we were cancelled
+            self._leave_seat()
 
     async def _run(self, going_away: trio.Event) -> None:
         async with trio.open_nursery() as self._nursery:
@@ -134,7 +147,10 @@ class _Bridge:
             self._nursery.start_soon(self._hear_client)
             self._nursery.start_soon(self._keep_time)
             self._nursery.start_soon(self._leave, going_away)
+            if self._seat is not None:
+                self._nursery.start_soon(self._meter, self._seat)
             await self._over.wait()
+            self._leave_seat()
             for leg in list(self._upstreams):
                 self._hang_up(leg)  # their goodbyes are said while ours is
             if self._close is not None:
@@ -315,6 +331,33 @@ class _Bridge:
         self._ended(End.KEPT)
         self._tell(self._session.going_away)
 
+    # -- what is used -----------------------------------------------------------------------------
+
+    async def _meter(self, seat: Seat) -> None:
+        while True:
+            await trio.sleep(METER_S)
+            with self._blame_on_us():
+                reached = self._spend(seat)
+                if reached is not None and not self._over.is_set():
+                    seat.stopped_by(reached)
+                    self._tell(partial(self._limit_reached, reached))
+
+    def _limit_reached(self, reached: Reached, now: float) -> list[Action]:
+        return self._session.limit_reached(reached.text, now, rate=reached.is_rate)
+
+    def _spend(self, seat: Seat) -> Reached | None:
+        """Have what was used counted. That may be enough."""
+        client = self._client
+        return seat.spend(client.frames_in, client.bytes_in, self._session.spent())
+
+    def _leave_seat(self) -> None:
+        """What was used is written down, and the seat is free before the sockets are."""
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            self._spend(seat)
+            seat.record(self._session.bill(), ended=not self._handed_on)
+            seat.leave()
+
     # -- what outlives the connection -------------------------------------------------------------
 
     async def _resumes(self, visit: Visit, frame: Frame) -> bool:
@@ -372,6 +415,9 @@ class _Bridge:
     def _parked(self) -> bytes | None:
         if not self._session.worth_keeping:
             return None
+        self._handed_on = True
+        if self._seat is not None:
+            self._spend(self._seat)  # else it is counted again where the conversation goes on
         return self._session.parked(trio.current_time(), self._wall())
 
     # -- one step ---------------------------------------------------------------------------------

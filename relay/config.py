@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from relay.limits import NO_LIMITS, ClientLimits, Limits, Rules
+from relay.prices import Price
 from relay.session.facts import Dialect, UpstreamTraits
 from relay.session.options import SessionOptions
 from relay.settings.endpoints import is_listable
@@ -245,6 +246,8 @@ class Config(Section, frozen=True):
     """Speak voice or model -> the upstream's voice."""
     transcription_models: dict[str, str] = {}
     """Listen model -> transcription model."""
+    prices: dict[str, Price] = {}
+    """The upstream's model -> what its tokens cost, for the log."""
     agents: dict[str, Agent] = {}
     """Agent id -> what Settings would carry as `agent`, and read as leniently."""
     functions: Functions = Functions()

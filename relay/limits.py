@@ -88,6 +88,10 @@ class Reached(msgspec.Struct, frozen=True):
     """When it will be out of the way if nobody uses anything; None: when somebody leaves."""
 
     @property
+    def is_rate(self) -> bool:
+        return self.limit in ("frames_per_s", "bytes_per_s")
+
+    @property
     def key(self) -> str:
         """Of the configuration: `limits.key.sessions`."""
         return f"limits.{self.limit}" if self.by_all else f"limits.key.{self.limit}"
@@ -256,18 +260,19 @@ class Ledger(msgspec.Struct):
 
     def spend(self, client: str, spent: Spent, rules: Rules, now: float) -> Reached | None:
         """A session of this client's has used this. If a limit is reached, the session is to be
-        ended; by all together only a budget ends sessions, a rate just keeps others out."""
+        ended (`stopped`). By all together only a budget ends sessions, a rate keeps others out."""
         account, limits = self.clients[client], rules.of(client)
         account.spend(spent, limits, now)
         self.total.spend(spent, rules.total, now)
         if found := account.used_up(limits, now) or account.too_fast(limits):
-            reached = Reached(found[0], False, found[1])
-        elif found := self.total.used_up(rules.total, now):
-            reached = Reached(found[0], True, found[1])
-        else:
-            return None
+            return Reached(found[0], False, found[1])
+        if found := self.total.used_up(rules.total, now):
+            return Reached(found[0], True, found[1])
+        return None
+
+    def stopped(self, reached: Reached) -> None:
+        """A session was ended because of this."""
         self.ended[reached.key] = self.ended.get(reached.key, 0) + 1
-        return reached
 
     def tick(self, rules: Rules, now: float) -> None:
         """Forget who has not been there for long. To be called now and then."""

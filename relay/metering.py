@@ -1,39 +1,80 @@
 """metering: what all connections of a daemon use, held against the limits.
 
-It stands between the counts (`relay.limits`, which decide) and the connections: a `Seat` is one
-admitted connection's place, from before its upgrade to its end. The clock is its own; sockets and
-messages it does not know.
+It stands between the counts (`relay.limits`, which decide) and the connections (`relay.bridge`): a
+`Seat` is one admitted connection's place, from before its upgrade to its end. It has a clock and
+writes the line of each session's usage; sockets and messages it does not know.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import structlog
 import trio
 
-from relay.limits import Ledger, Reached, Rules
+from relay import logs
+from relay.limits import Ledger, Reached, Rules, Spent
+from relay.prices import Price, cost
+from relay.session.usage import Bill, Used
 
 FORGET_EVERY_S = 60.0
 
+log = structlog.get_logger()
+
 
 class Metering:
-    """The counts and the limits of a daemon, and whoever is in."""
+    """The counts, limits and prices of a daemon. All of it may be looked at from anywhere."""
 
     def __init__(
-        self, rules: Rules, ledger: Ledger | None = None, *, wall: Callable[[], float] = time.time
+        self,
+        rules: Rules,
+        prices: Mapping[str, Price] | None = None,
+        ledger: Ledger | None = None,
+        *,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.rules = rules
         """May be replaced at any time; the counts stay."""
+        self.prices = prices or {}
+        """May be replaced at any time, too."""
         self.ledger = ledger or Ledger()
-        """To be looked at: who is in, what was used, how often each limit was in the way."""
+        """Who is in, what they used lately, how often each limit was in the way."""
+        self.used = Used()
+        """By all sessions since the start, those that go on included, up to a second ago."""
         self._wall = wall
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Of what was `used`, by currency."""
+        return cost(self.used, self.prices)[0]
 
     def seat(self, client: str) -> "Seat | Reached":
         """A place for one more connection of this client's (`limits.client_of`), or why not."""
         reached = self.ledger.admit(client, self.rules, self._wall())
         return Seat(self, client) if reached is None else reached
 
-    def left(self, client: str) -> None:
+    def spend(self, client: str, spent: Spent, used: Used) -> Reached | None:
+        self.used.add(used)
+        return self.ledger.spend(client, spent, self.rules, self._wall())
+
+    def release(self, client: str) -> None:
         self.ledger.release(client, self.rules, self._wall())
+
+    def stopped(self, client: str, reached: Reached) -> None:
+        log.info("limit reached", client=client, limit=reached.key)
+        self.ledger.stopped(reached)
+
+    def record(self, bill: Bill, *, ended: bool) -> None:
+        sums, unpriced = cost(bill.used, self.prices)
+        rounded = {currency: round(amount, 6) for currency, amount in sums.items()}
+        log.info(
+            "usage",
+            conversation=logs.name_of(bill.session),
+            client=bill.client,
+            **bill.fields(),
+            cost=rounded,
+            unpriced=unpriced,
+            ended=ended,
+        )
 
     async def forget_in_time(self) -> None:
         """Forget clients that have not been there for long. Runs for ever."""
@@ -48,10 +89,35 @@ class Seat:
     def __init__(self, metering: Metering, client: str) -> None:
         self._metering = metering
         self._client = client
+        self._frames = 0
+        self._bytes = 0
         self._left = False
+
+    def spend(self, frames: int, nbytes: int, used: Used) -> Reached | None:
+        """How many frames and bytes have come from the client by now, and what its session has used
+        since the last time. The limit that is reached, if one is: the session is to be ended."""
+        if self._left:
+            return None
+        spent = Spent(
+            frames - self._frames,
+            nbytes - self._bytes,
+            (used.input_ms + used.output_ms) / 1000,
+            used.total_tokens,
+        )
+        self._frames, self._bytes = frames, nbytes
+        return self._metering.spend(self._client, spent, used)
+
+    def stopped_by(self, reached: Reached) -> None:
+        """The session is ended because of this."""
+        self._metering.stopped(self._client, reached)
+
+    def record(self, bill: Bill, *, ended: bool) -> None:
+        """Write down what the session has used from its beginning. Not `ended`: it may go on, on
+        another connection."""
+        self._metering.record(bill, ended=ended)
 
     def leave(self) -> None:
         """It is free for another. Harmless to repeat."""
         if not self._left:
             self._left = True
-            self._metering.left(self._client)
+            self._metering.release(self._client)

@@ -26,7 +26,7 @@ from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.continuity import Continuity
 from relay.limits import Reached, client_of
-from relay.metering import Metering
+from relay.metering import Metering, Seat
 from relay.metrics import Snapshot
 from relay.observer import About, Observer
 from relay.parking import Claim
@@ -43,7 +43,9 @@ from relay.watch import Watch
 if TYPE_CHECKING:
     from relay import functions
 
-Converse: TypeAlias = Callable[[wire.Leg, Admission, Claim, trio.Event, Observer], Awaitable[None]]
+Converse: TypeAlias = Callable[
+    [wire.Leg, Admission, Claim, trio.Event, Observer, Seat], Awaitable[None]
+]
 """Holds one conversation over a client's leg, to its end; it may be the claimed one. The event
 says that the daemon is going away; the observer is told what happens."""
 Listeners: TypeAlias = list[trio.SocketListener]
@@ -161,7 +163,7 @@ class Relay:
         self._converse = converse
         self._places = [each.socket.getsockname()[:2] for each in listeners]
         self._prepare = prepare
-        self.metering = Metering(current.value.rules)
+        self.metering = Metering(current.value.rules, current.value.config.prices)
         """How much is used, and by whom."""
         self._going_away = trio.Event()
         self._accepting = trio.CancelScope()
@@ -210,7 +212,7 @@ class Relay:
             await self._prepare(new)
         if new.config.log != self.served.config.log:
             logs.set_up(new.config.log.level, new.config.log.format)
-        self.metering.rules = new.rules
+        self.metering.rules, self.metering.prices = new.rules, new.config.prices
         self._current.value = new
 
     async def accept(
@@ -270,6 +272,7 @@ class Relay:
             outcome.dialect,
             warm,
             max_session_s=admission.shortest(outcome, self.metering.rules.of(client)),
+            client=client,
         )
         return wire.Accept(
             partial(
@@ -278,6 +281,7 @@ class Relay:
                 admission.claim(request, outcome.key_name),
                 outcome.key_name,
                 request.peer,
+                seat,
             ),
             outcome.subprotocol,
             (("dg-request-id", admitted.request_id),),  # C-011
@@ -314,7 +318,13 @@ class Relay:
         return False
 
     async def _hold(
-        self, admitted: Admission, claim: Claim, key_name: str | None, peer: str, leg: wire.Leg
+        self,
+        admitted: Admission,
+        claim: Claim,
+        key_name: str | None,
+        peer: str,
+        seat: Seat,
+        leg: wire.Leg,
     ) -> None:
         began = trio.current_time()
         about = About(
@@ -329,7 +339,7 @@ class Relay:
             log.info("connected", peer=peer, dialect=about.dialect, key=key_name)
             self.live.value += 1
             try:
-                await self._converse(leg, admitted, claim, self._going_away, observer)
+                await self._converse(leg, admitted, claim, self._going_away, observer, seat)
             finally:
                 self.live.value -= 1
                 now = trio.current_time()
@@ -400,6 +410,7 @@ class Conversations:
         claim: Claim,
         going_away: trio.Event,
         observer: Observer,
+        seat: Seat,
     ) -> None:
         served = self._current.value
         session = Session(
@@ -413,7 +424,14 @@ class Conversations:
         calling = endpoints.for_session() if endpoints else bridge.no_functions
         dial = partial(self._dial, served)
         await bridge.run(
-            leg, session, dial, going_away, functions=calling, visit=visit, observer=observer
+            leg,
+            session,
+            dial,
+            going_away,
+            functions=calling,
+            visit=visit,
+            observer=observer,
+            seat=seat,
         )
 
     def _dial(self, began: Served, target: Target) -> AbstractAsyncContextManager[wire.Leg]:

@@ -60,6 +60,7 @@ class Path:
             functions=bridge.no_functions,
             visit=None,
             observer=Overview().observer(cast("Leg", self.client), About(), 0.0),
+            seat=None,
             wall=lambda: 0.0,
         )
         self._bridge._ears_and_mouth = bridge._EarsAndMouth(formats)

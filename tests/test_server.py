@@ -19,6 +19,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from relay import admission, server, wire
 from relay.config import Auth, Config, ConfigError, Listen
 from relay.limits import ClientLimits, Limits, Rules, Spent
+from relay.metering import Seat
 from relay.observer import Observer
 from relay.parking import Claim
 from relay.served import Current, Served, build
@@ -45,6 +46,7 @@ class Talkers:
         claim: Claim,
         going_away: trio.Event,
         observer: Observer,
+        seat: Seat,
     ) -> None:
         self.admissions.append(admission)
         leg.post(f"{admission.request_id} {admission.dialect.value}")

@@ -29,6 +29,7 @@ from relay.session.actions import Action, Hangup
 from relay.session.facts import Admission, ClientGone, UpstreamGone, UpstreamTraits
 from relay.session.options import SessionOptions
 from relay.session.state import Leg, LegPhase, Phase, State, Timer
+from relay.session.usage import Bill, Used
 from relay.settings import MappingOptions
 from relay.settings.audio import named
 
@@ -44,6 +45,7 @@ class Session(State, kw_only=True):
     def opened(self, now: float, wall: float) -> list[Action]:
         """The client was let in. `wall`: unix seconds."""
         self.origin, self.began_wall = now, wall
+        self.usage.session, self.usage.connections = self.admission.request_id, 1
         phases.welcome(self)
         return self._settled()
 
@@ -61,6 +63,7 @@ class Session(State, kw_only=True):
         there, are not told again; `repeated` ones are the same as before and change nothing."""
         self.rebased(now)
         self._at(now)
+        self.usage.connections += 1
         resume.back(self, admission, wall, settings, repeated=repeated)
         return self._settled()
 
@@ -94,10 +97,12 @@ class Session(State, kw_only=True):
     def client_audio(self, chunk: bytes, now: float) -> bytes | None:
         """The hot path of a binary frame, in the upstream's input format: what to append to the
         live leg, or None if this is not the plain case and `client_media` must be told."""
-        if self.live is None or self.gathered or len(chunk) < self.append_bytes:
+        nbytes = len(chunk)
+        if self.live is None or self.gathered or nbytes < self.append_bytes:
             return None
         self.now = self.client_active_at = now - self.origin
-        self.uncommitted_bytes += len(chunk)
+        self.uncommitted_bytes += nbytes
+        self.usage.input_bytes += nbytes
         turns.keep(self, chunk)
         return chunk
 
@@ -147,6 +152,29 @@ class Session(State, kw_only=True):
         self._at(now)
         self.fail("SERVER_GOING_AWAY", "The server is shutting down.", 1001)
         return self._settled()
+
+    def limit_reached(self, description: str, now: float, *, rate: bool) -> list[Action]:
+        """The daemon's counts say that it is enough: of a `rate`, or of anything else."""
+        self._at(now)
+        if rate:
+            phases.too_fast(self, description)
+        else:
+            phases.used_up(self, description)
+        return self._settled()
+
+    # -- what is used ----------------------------------------------------------------------------
+
+    def spent(self) -> Used:
+        """What was used since this was asked last. To be asked before `snapshot` and `parked`, else
+        it is told again where those go on."""
+        if self.plan is not None:
+            self.usage.settled(self.plan.formats.upstream_input, self.upstream_output)
+        return self.usage.taken()
+
+    def bill(self) -> Bill:
+        """All that was `spent`."""
+        usage = self.usage
+        return Bill(usage.session, self.admission.client, usage.connections, self.now, usage.used)
 
     # -- what outlives the connection -------------------------------------------------------------
 
@@ -228,14 +256,15 @@ class Session(State, kw_only=True):
             or response.id != event.response_id
             or response.carry
             or not audio
-            or len(audio) % self.upstream_output.sample_bytes
+            or (nbytes := len(audio)) % self.upstream_output.sample_bytes
         ):
             return None
         self.now = now - self.origin
+        self.usage.output_bytes += nbytes
         self.bad_audio = self.bad_frames = 0
         self.playback.sent(
             event.item_id,
-            self.upstream_output.ms(len(audio)),
+            self.upstream_output.ms(nbytes),
             self.now,
             leg=leg,
             content_index=event.content_index,
@@ -407,6 +436,7 @@ class Session(State, kw_only=True):
         """An event of the live leg: every one of the protocol's has its line here (C-182)."""
         match event:
             case realtime.ResponseOutputAudioDelta():
+                self.usage.output_bytes += len(event.delta)
                 responses.audio_delta(self, event, leg)
             case realtime.ResponseOutputAudioTranscriptDelta() | realtime.ResponseOutputTextDelta():
                 responses.text_delta(self, event)
@@ -431,6 +461,7 @@ class Session(State, kw_only=True):
             case realtime.ResponseOutputItemDone():
                 responses.item_done(self, event)
             case realtime.ResponseDone():
+                self.usage.responded(leg.target.model, event.response)
                 responses.done(self, event)
             case realtime.InputAudioBufferSpeechStarted():
                 turns.speech_started(self, event, leg)

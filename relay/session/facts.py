@@ -17,6 +17,8 @@ class Admission(msgspec.Struct, frozen=True):
     """Worth dialling the upstream for before it has said what it wants."""
     max_session_s: float | None = None
     """The session may last no longer, whatever the options say; None: they alone decide."""
+    client: str = ""
+    """Whose it is, for the books."""
 
 
 class UpstreamTraits(msgspec.Struct, frozen=True):

@@ -53,6 +53,8 @@ def agreed(s: State, message: voice_agent.Settings) -> bool:
     if isinstance(plan, settings.Refusal):
         s.fail(plan.code, plan.description, 1000)
         return False
+    if s.plan is not None:
+        s.usage.settled(s.plan.formats.upstream_input, s.plan.formats.upstream_output)
     s.plan, s.dialect = plan, plan.dialect
     s.revision += 1
     heard = plan.formats.upstream_input
@@ -245,6 +247,17 @@ def over(s: State) -> None:
     C-189)."""
     code = "session_max_duration" if s.component else "MAXIMUM_SESSION_LENGTH_REACHED"
     s.fail(code, "The session reached its maximum length.", 1000)
+
+
+def used_up(s: State, description: str) -> None:
+    """The client, or all together, have used what they may. The same to the client as when the
+    upstream's quota is used up (C-233), but it will be less in the way later (1.1)."""
+    s.fail("FAILED_TO_THINK", description, 1013)
+
+
+def too_fast(s: State, description: str) -> None:
+    """The client sends more than it may: no frame of it can be meant to be understood."""
+    s.fail("UNPARSABLE_CLIENT_MESSAGE", description, 1013)
 
 
 def client_idle(s: State) -> None:

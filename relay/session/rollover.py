@@ -8,7 +8,7 @@ service until the new one stands by and the conversation pauses.
 
 from relay import realtime, settings, voice_agent
 from relay.session import history, phases, responses, rounds, text, updates
-from relay.session.actions import AudioToUpstream, Hangup
+from relay.session.actions import Hangup
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import (
     Leg,
@@ -224,7 +224,7 @@ def _switch(s: State, leg: Leg) -> None:
     for folded in leg.folded:
         updates.acknowledge(s, folded)
     if s.kept:
-        s.act(AudioToUpstream(leg.number, b"".join(s.kept)))
+        s.append(b"".join(s.kept), leg)
         s.uncommitted_bytes = s.kept_bytes
 
 

@@ -33,6 +33,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
         round_ = Round(response=response)
         s.rounds.append(round_)
     round_.calls[call.id] = call
+    s.usage.fresh.function_calls += 1
     history.called(s, item)
     function = next((f for f in s.applied.functions if f.name == call.name), None)
     if function is None:

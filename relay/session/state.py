@@ -16,10 +16,19 @@ import msgspec
 from relay import realtime, voice_agent
 from relay.audio.formats import Format
 from relay.audio.playback import Playback
-from relay.session.actions import Action, Close, Note, Target, ToClient, ToUpstream
+from relay.session.actions import (
+    Action,
+    AudioToUpstream,
+    Close,
+    Note,
+    Target,
+    ToClient,
+    ToUpstream,
+)
 from relay.session.facts import Admission, UpstreamTraits
 from relay.session.limits import bounded
 from relay.session.options import SessionOptions
+from relay.session.usage import Usage
 from relay.settings import Change, Dialect, Endpoint, MappingOptions, Plan, Update
 
 REMEMBERED = 32
@@ -437,6 +446,9 @@ class Kept(msgspec.Struct, kw_only=True):
     changing: Updating | None = None
     """A change that waits for a new leg."""
 
+    # usage
+    usage: Usage = msgspec.field(default_factory=Usage)
+
     # faults
     poisoned: bool = False
     """The live leg is of no use any more."""
@@ -528,6 +540,11 @@ class State(Kept, kw_only=True):
         to = leg or self.live
         if to is not None:
             self.act(ToUpstream(to.number, event))
+
+    def append(self, audio: bytes, leg: Leg) -> None:
+        """Have audio of the user's appended to an upstream leg."""
+        self.usage.input_bytes += len(audio)
+        self.act(AudioToUpstream(leg.number, audio))
 
     def place(self, item: realtime.Item) -> None:
         """Add an item to the upstream's conversation; a refusal names it (`faults`)."""

@@ -24,6 +24,7 @@ def say(s: State, message: voice_agent.ServerMessage) -> None:
 
 def assistant_said(s: State, content: str) -> None:
     """Post an assistant text, or hold it while the user's text before it is awaited (C-138)."""
+    s.usage.fresh.agent_chars += len(content)
     messages: list[voice_agent.ServerMessage] = [
         voice_agent.ConversationText(role="assistant", content=content)
     ]
@@ -87,6 +88,9 @@ def transcribed(s: State, event: realtime.ConversationItemInputAudioTranscriptio
     if known and not user.pending:
         s.note("debug", "transcription_repeated", item=event.item_id)  # C-224
         return
+    model = s.applied.listen.transcription
+    if event.usage and model is not None:
+        s.usage.transcribed(model.model or "", event.usage)
     if user.committed_at is not None:
         _measured(s, event.item_id, user, round(s.now - user.committed_at, 6))
     content = event.transcript.strip()
@@ -137,6 +141,7 @@ def end_turn(s: State) -> None:
 def _user_said(s: State, content: str, transcript: voice_agent.Transcript | None) -> None:
     """One order for everybody: text, Transcript, History. The component drops a Transcript only
     right behind an equal text (C-122, L-39)."""
+    s.usage.fresh.user_chars += len(content)
     s.tell(voice_agent.ConversationText(role="user", content=content))
     if transcript is not None and s.component:
         s.tell(transcript)

@@ -6,7 +6,7 @@ truncated before anything else happens, in one list of actions.
 
 from relay import realtime, voice_agent
 from relay.session import history, responses, rounds, text
-from relay.session.actions import AudioDropped, AudioToUpstream
+from relay.session.actions import AudioDropped
 from relay.session.state import Leg, Reason, State, Timer, TurnPhase, Want
 
 COMMIT_MIN_MS = 100.0
@@ -224,7 +224,7 @@ def flush_audio(s: State) -> None:
         audio, s.gathered = s.gathered, b""
         s.uncommitted_bytes += len(audio)
         keep(s, audio)
-        s.act(AudioToUpstream(s.live.number, audio))
+        s.append(audio, s.live)
 
 
 def keep(s: State, audio: bytes) -> None:
@@ -343,4 +343,4 @@ def _pad_to_commit(s: State) -> None:
     missing = form.nbytes(COMMIT_MIN_MS) - s.uncommitted_bytes
     if missing > 0:
         s.uncommitted_bytes += missing
-        s.act(AudioToUpstream(s.live.number, form.silence(missing)))
+        s.append(form.silence(missing), s.live)

@@ -1,0 +1,298 @@
+"""Metering: connections held against the limits, with a real session and legs that are not."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import msgspec
+import pytest
+import structlog
+import trio
+from trio.testing import MockClock
+
+from relay import logs, realtime
+from relay.audio.formats import PCM24K
+from relay.limits import ClientLimits, Ledger, Limits, Reached, Rules, Spent
+from relay.metering import FORGET_EVERY_S, Metering, Seat
+from relay.parking import End
+from relay.prices import Price
+from relay.session import Admission, Session, SessionOptions
+from relay.session.usage import Tokens, Used
+from relay.settings import MappingOptions
+from tests.fakes import FakeLeg, FakeUpstreams
+from tests.test_bridge import KEEP_ALIVE, WALL, Bridged, settle, types
+from tests.test_bridge_visits import FakeVisit, visiting
+from tests.test_pair import SETTINGS
+from tests.test_wire import nothing_left
+
+MODEL = "gpt-realtime-2.1"
+CREATED = '{"type":"session.created","event_id":"e","session":{"type":"realtime"}}'
+UPDATED = '{"type":"session.updated","event_id":"e","session":{"type":"realtime"}}'
+
+
+def metering(rules: Rules = Rules(), **more: Any) -> Metering:  # noqa: B008 - frozen
+    return Metering(rules, wall=lambda: WALL + trio.current_time(), **more)
+
+
+def seated(meters: Metering, client: str = "laptop") -> Seat:
+    seat = meters.seat(client)
+    assert isinstance(seat, Seat)
+    return seat
+
+
+@contextlib.asynccontextmanager
+async def ready(meters: Metering, **options: Any) -> AsyncIterator[Bridged]:
+    """A conversation with a live upstream, until the client leaves."""
+    session = Session(
+        options=SessionOptions(client_idle_s=10_000.0),
+        mapping=MappingOptions(),
+        admission=Admission("request-1", client="laptop"),
+    )
+    at_work = Bridged(cast(Any, session), FakeLeg(), FakeUpstreams())
+    with trio.fail_after(10_000):
+        async with nothing_left(), trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: at_work.run(seat=seated(meters), **options))
+            at_work.client.says(msgspec.json.encode(SETTINGS).decode())
+            await settle()
+            at_work.upstream.says(CREATED)
+            await settle()
+            at_work.upstream.says(UPDATED)
+            await settle()
+            assert types(at_work.client) == ["Welcome", "SettingsApplied"]
+            yield at_work
+            at_work.client.leaves()
+
+
+def ended_with(at_work: Bridged) -> tuple[str, str, int, str]:
+    """The Error's code and description, the close code and its reason."""
+    error = msgspec.json.decode(at_work.client.heard[-1])
+    assert at_work.client.farewell is not None
+    _, code, reason = at_work.client.farewell
+    return error["code"], error["description"], code, reason
+
+
+def responds(at_work: Bridged, name: str, tokens: int) -> None:
+    """The upstream makes a response that takes so many tokens."""
+    usage = realtime.Usage(input_tokens=tokens - 1, output_tokens=1)
+    done = realtime.Response(id=name, status="completed", output=[], usage=usage)
+    at_work.upstream.says(
+        realtime.encode(
+            realtime.ResponseCreated(event_id="e", response=realtime.Response(id=name))
+        ),
+        realtime.encode(realtime.ResponseDone(event_id="e", response=done)),
+    )
+
+
+def usage_lines(lines: Any) -> list[dict[str, Any]]:
+    return [line for line in lines if line["event"] == "usage"]
+
+
+# Limits that bite.
+
+
+async def test_tokens_end_the_conversation_within_a_second(autojump_clock: MockClock) -> None:
+    meters = metering(Rules(key=ClientLimits(tokens_per_day=100)))
+    with structlog.testing.capture_logs() as lines:
+        async with ready(meters) as at_work:
+            responds(at_work, "r1", 99)
+            await settle(5)
+            assert at_work.ended_at is None
+            responds(at_work, "r2", 1)
+            await settle(2)
+            assert ended_with(at_work) == (
+                "FAILED_TO_THINK", "Too many tokens within a day.", 1013, "FAILED_TO_THINK"
+            )  # fmt: skip
+            assert at_work.upstream.farewell is not None
+    assert meters.ledger.ended == {"limits.key.tokens_per_day": 1}
+    assert meters.ledger.total.sessions == 0
+    assert isinstance(meters.seat("laptop"), Reached)
+    reached = [line for line in lines if line["event"] == "limit reached"]
+    assert [(line["client"], line["limit"]) for line in reached] == [
+        ("laptop", "limits.key.tokens_per_day")
+    ]
+    (line,) = usage_lines(lines)
+    assert line["tokens"] == {MODEL: {"input_text": 98, "output_text": 2}}
+
+
+async def test_audio_minutes_end_the_conversation(autojump_clock: MockClock) -> None:
+    meters = metering(Rules(key=ClientLimits(audio_minutes_per_hour=0.5)))
+    async with ready(meters) as at_work:
+        for _ in range(29):
+            at_work.client.says(bytes(PCM24K.nbytes(1000)))
+        await settle(3)
+        assert at_work.ended_at is None
+        at_work.client.says(bytes(PCM24K.nbytes(1000)))
+        await settle(3)
+        assert ended_with(at_work)[:3] == (
+            "FAILED_TO_THINK", "Too many minutes of audio within an hour.", 1013
+        )  # fmt: skip
+    assert meters.used.input_ms == 30_000
+
+
+@pytest.mark.parametrize(
+    ("limits", "complaint"),
+    [
+        ({"frames_per_s": 1}, "Too many frames a second."),
+        ({"bytes_per_s": 20}, "Too many bytes a second."),
+    ],
+)
+async def test_a_flood_ends_the_conversation(
+    limits: Any, complaint: str, autojump_clock: MockClock
+) -> None:
+    meters = metering(Rules(key=ClientLimits(**limits)))
+    async with ready(meters) as at_work:
+        for _ in range(55):
+            at_work.client.says(KEEP_ALIVE)
+            await settle(1)
+        assert at_work.ended_at is None
+        for _ in range(65):
+            at_work.client.says(KEEP_ALIVE)
+        await settle(2)
+        code = "UNPARSABLE_CLIENT_MESSAGE"
+        assert ended_with(at_work) == (code, complaint, 1013, code)
+
+
+async def test_a_limit_of_all_ends_also_who_is_silent(autojump_clock: MockClock) -> None:
+    meters = metering(Rules(total=Limits(tokens_per_day=100)))
+    async with ready(meters) as at_work:
+        other = seated(meters, "phone")
+        assert other.spend(1, 1, Used(tokens={MODEL: Tokens(100)})) is not None
+        await settle(2)
+        assert ended_with(at_work)[1] == "Too many tokens within a day on this server."
+        other.leave()
+    assert meters.ledger.ended == {"limits.tokens_per_day": 1}
+
+
+async def test_new_limits_hold_for_who_is_in_already(autojump_clock: MockClock) -> None:
+    meters = metering()
+    async with ready(meters) as at_work:
+        responds(at_work, "r1", 100)
+        await settle(5)
+        assert at_work.ended_at is None
+        meters.rules = Rules(named={"laptop": ClientLimits(tokens_per_day=100)})
+        await settle(2)
+        assert at_work.ended_at is not None
+
+
+# The seat.
+
+
+async def test_the_seat_is_free_before_the_goodbyes_are_said(autojump_clock: MockClock) -> None:
+    meters = metering()
+    async with ready(meters) as at_work:
+        at_work.upstream.stalls()
+        at_work.client.leaves()
+        await settle(0.1)
+        assert at_work.ended_at is None
+        assert meters.ledger.total.sessions == 0
+
+
+async def test_a_seat_is_left_once_and_counts_no_more_then() -> None:
+    meters = metering()
+    seat, other = seated(meters), seated(meters)
+    seat.leave()
+    seat.leave()
+    assert meters.ledger.clients["laptop"].sessions == 1
+    assert seat.spend(1, 1, Used(responses=1)) is None
+    assert meters.used == Used()
+    other.leave()
+    assert meters.ledger.clients == {}
+
+
+async def test_a_cancelled_conversation_leaves_its_seat_and_its_line(
+    autojump_clock: MockClock,
+) -> None:
+    meters = metering()
+    with structlog.testing.capture_logs() as lines:
+        async with ready(meters) as at_work:
+            responds(at_work, "r1", 5)
+            await settle(0.1)
+            at_work.scope.cancel()
+            await settle(10)
+            assert meters.ledger.total.sessions == 0
+    (line,) = usage_lines(lines)
+    assert line["tokens"] == {MODEL: {"input_text": 4, "output_text": 1}}
+
+
+async def test_clients_are_forgotten_in_time(autojump_clock: MockClock) -> None:
+    meters = metering()
+    seat = seated(meters)
+    seat.spend(1, 1, Used(input_ms=1.0))
+    seat.leave()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meters.forget_in_time)
+        await trio.sleep(3600)
+        assert "laptop" in meters.ledger.clients
+        await trio.sleep(60 + 2 * FORGET_EVERY_S)
+        assert meters.ledger.clients == {}
+        nursery.cancel_scope.cancel()
+
+
+# What is written down.
+
+
+async def test_a_session_is_one_line_with_its_cost_and_nothing_that_was_said(
+    autojump_clock: MockClock,
+) -> None:
+    prices = {MODEL: Price(input_text=4_000, output_text=16_000, currency="EUR")}
+    meters = metering(prices=prices)
+    with structlog.testing.capture_logs() as lines:
+        async with ready(meters) as at_work:
+            at_work.client.says('{"type":"InjectUserMessage","content":"planted"}')
+            at_work.client.says(bytes(PCM24K.nbytes(500)))
+            await settle()
+            responds(at_work, "r1", 1000)
+            await settle(5)
+    (line,) = usage_lines(lines)
+    line.pop("lasted_s")
+    assert line == {
+        "event": "usage",
+        "log_level": "info",
+        "conversation": logs.name_of("request-1"),
+        "client": "laptop",
+        "connections": 1,
+        "input_audio_s": 0.5,
+        "output_audio_s": 0.0,
+        "user_chars": len("planted"),
+        "agent_chars": 0,
+        "responses": 1,
+        "function_calls": 0,
+        "tokens": {MODEL: {"input_text": 999, "output_text": 1}},
+        "transcribed_s": {},
+        "cost": {"EUR": 4.012},
+        "unpriced": [],
+        "ended": True,
+    }
+    assert meters.cost == {"EUR": pytest.approx(4.012)}
+    assert meters.used.responses == 1
+
+
+@pytest.mark.parametrize(("code", "ended"), [(None, False), (1000, True)])
+async def test_what_may_go_on_elsewhere_has_not_ended(
+    code: int | None, ended: bool, autojump_clock: MockClock
+) -> None:
+    visit = FakeVisit()
+    with structlog.testing.capture_logs() as lines:
+        async with ready(metering(), visit=visiting(visit)) as at_work:
+            responds(at_work, "r1", 5)
+            await settle(0.2)
+            at_work.client.leaves(code)
+            await settle(5)
+    assert [line["ended"] for line in usage_lines(lines)] == [ended]
+    assert [how for _, how, _ in visit.ends] == [End.CLOSED if ended else End.LOST]
+    if not ended:
+        left = visit.ends[0][2]
+        assert left is not None
+        resumed = Session.restored(
+            left, options=SessionOptions(), mapping=MappingOptions(), lost_wall=WALL
+        )
+        assert resumed.spent() == Used()  # it was counted here
+        assert resumed.bill().used.total_tokens == 5
+
+
+def test_the_counts_encode_and_go_on() -> None:
+    ledger = Ledger()
+    ledger.admit("laptop", Rules(), WALL)
+    ledger.spend("laptop", Spent(1, 2, 3.0, 4), Rules(key=ClientLimits(frames_per_s=1)), WALL)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=Ledger) == ledger
+    assert msgspec.json.decode(msgspec.json.encode(ledger), type=Ledger) == ledger

@@ -1,0 +1,39 @@
+"""Prices: what usage costs."""
+
+import pytest
+
+from relay import config
+from relay.prices import Price, cost
+from relay.session.usage import Tokens, Used
+
+DEAR = Price(input_text=4, input_audio=32, input_cached=0.4, output_text=16, output_audio=64)
+
+
+def test_each_kind_has_its_price_for_a_million() -> None:
+    million = 1_000_000
+    used = Used(tokens={"m": Tokens(million, million, million, million, million)})
+    assert cost(used, {"m": DEAR}) == ({"USD": pytest.approx(4 + 32 + 0.4 + 16 + 64)}, [])
+
+
+def test_currencies_are_not_added_up_and_models_without_a_price_are_named() -> None:
+    used = Used(
+        tokens={"a": Tokens(input_text=500_000), "b": Tokens(output_text=1), "c": Tokens(1)},
+        transcribed_s={"t": 90.0, "u": 1.0},
+    )
+    prices = {
+        "a": Price(input_text=2),
+        "b": Price(output_text=3_000_000, currency="EUR"),
+        "t": Price(transcribed_minute=0.006),
+    }
+    assert cost(used, prices) == ({"USD": pytest.approx(1.009), "EUR": 3.0}, ["c", "u"])
+
+
+def test_nothing_costs_nothing() -> None:
+    assert cost(Used(), {"m": DEAR}) == ({}, [])
+
+
+def test_prices_come_from_the_configuration() -> None:
+    read = config.load(None, {}, ['prices."gpt-realtime-2.1"={ input_audio = 32 }'])
+    assert read.prices == {"gpt-realtime-2.1": Price(input_audio=32)}
+    with pytest.raises(config.ConfigError, match=r"prices\[\.\.\.\]\.input_voice: unknown key"):
+        config.load(None, {}, ["prices.m={ input_voice = 32 }"])

@@ -1,0 +1,243 @@
+"""What a conversation has used: counted once, in what the upstream bills, wherever it goes on."""
+
+import base64
+from typing import Any
+
+import msgspec
+import pytest
+
+from relay import realtime
+from relay.audio.formats import PCM24K, PCMU8K
+from relay.session import SessionOptions
+from relay.session.facts import Dialect
+from relay.session.usage import MOST_TOKENS, Tokens, Usage, Used
+from relay.simulator.script import parse
+from tests.pair import START, Pair
+from tests.returning import Returning
+from tests.test_pair import SETTINGS, SPEECH, answer_calls, ready, silence
+from tests.test_rollover import says
+
+
+def used(pair: Pair) -> Used:
+    """Everything so far."""
+    pair.session.spent()
+    return pair.session.bill().used
+
+
+def events(pair: Pair, way: str, kind: str) -> list[dict[str, Any]]:
+    lines = [line for line in pair.lines if (line.side, line.way) == ("upstream", way)]
+    return [line.message for line in lines if line.what == kind]
+
+
+def told_tokens(pair: Pair) -> int:
+    """What the upstream says, in and out."""
+    done = events(pair, "<", "response.done")
+    return sum(event["response"]["usage"]["total_tokens"] for event in done)
+
+
+def sent_ms(pair: Pair) -> float:
+    """Audio that went to the upstream, as it went."""
+    sent = events(pair, ">", "input_audio_buffer.append")
+    return PCM24K.ms(sum(len(base64.b64decode(event["audio"])) for event in sent))
+
+
+def said_ms(pair: Pair) -> float:
+    deltas = events(pair, "<", "response.output_audio.delta")
+    return PCM24K.ms(sum(len(base64.b64decode(event["delta"])) for event in deltas))
+
+
+# What is counted.
+
+
+def test_a_voice_turn_is_counted_as_the_upstream_bills_it() -> None:
+    pair = ready().speaks(SPEECH + silence(1.0)).until("AgentAudioDone", "LatencyReport").passes(5)
+    found = used(pair)
+    assert found.input_ms == sent_ms(pair) == 2000
+    assert found.output_ms == said_ms(pair) > 0
+    assert found.responses == 1
+    texts = dict(pair.said())
+    assert (found.user_chars, found.agent_chars) == (len(texts["user"]), len(texts["assistant"]))
+    (tokens,) = found.tokens.values()
+    assert list(found.tokens) == [pair.dialled[0].model]
+    assert tokens.total == told_tokens(pair)
+    assert tokens.output_audio > 0
+    assert found.transcribed_s == {"gpt-transcribe": pytest.approx(1.5, abs=0.6)}
+
+
+def test_what_is_interrupted_is_counted_and_what_is_short_too() -> None:
+    long = parse('[[turn]]\nuser = "story"\nsay = "' + "One two three four. " * 20 + '"\n')
+    pair = Pair(long).client(SETTINGS).until("SettingsApplied")
+    pair.client(says("A story")).until("AgentStartedSpeaking").passes(0.5)
+    pair.speaks(SPEECH + silence(1.0), frame_ms=7.0).until("AgentAudioDone").passes(5)
+    found = used(pair)
+    assert found.output_ms == said_ms(pair)
+    assert found.input_ms == pytest.approx(sent_ms(pair))
+    assert found.responses == 2
+    assert found.total_tokens == told_tokens(pair)
+
+
+def test_function_calls_are_counted_once_each() -> None:
+    script = parse(
+        '[[turn]]\nuser = "time"\ncall = [{ name = "get_time" }, { name = "get_weather" }]'
+    )
+    pair = Pair(script).client(SETTINGS).until("SettingsApplied")
+    pair.client(says("What time is it?")).until("FunctionCallRequest", "FunctionCallRequest")
+    answer_calls(pair, pair.of("FunctionCallRequest"))
+    pair.until("LatencyReport").passes(5)
+    found = used(pair)
+    assert (found.function_calls, found.responses) == (2, 2)
+    assert found.total_tokens == told_tokens(pair)
+
+
+def test_nothing_is_told_twice() -> None:
+    pair = ready().client(says("One")).until("LatencyReport").passes(5)
+    first = pair.session.spent()
+    assert pair.session.spent() == Used()
+    pair.client(says("Two")).until("LatencyReport").passes(5)
+    second = pair.session.spent()
+    assert first.total_tokens + second.total_tokens == told_tokens(pair)
+    assert pair.session.bill().used.total_tokens == told_tokens(pair)
+    assert first.responses == second.responses == 1
+
+
+# Wherever it goes on.
+
+
+def test_another_model_has_its_tokens_apart() -> None:
+    pair = ready().client(says("One")).until("LatencyReport").passes(5)
+    think = {"provider": {"type": "open_ai", "model": "gpt-realtime-mini"}, "prompt": "Brief."}
+    pair.client({"type": "UpdateThink", "think": think}).until("ThinkUpdated")
+    pair.client(says("Two")).until("LatencyReport").passes(5)
+    found = used(pair)
+    assert list(found.tokens) == [target.model for target in pair.dialled]
+    assert len(found.tokens) == 2
+    assert all(tokens.total > 0 for tokens in found.tokens.values())
+    assert found.total_tokens == told_tokens(pair)
+
+
+def test_what_is_said_again_to_a_new_upstream_is_sent_again() -> None:
+    pair = ready().speaks(SPEECH).loses_upstream().passes(3)
+    pair.speaks(SPEECH + silence(1.0)).until("AgentAudioDone").passes(5)
+    found = used(pair)
+    assert sent_ms(pair) > 3000
+    assert found.input_ms == pytest.approx(sent_ms(pair))
+
+
+@pytest.mark.parametrize("how", ["lost", "killed"])
+def test_a_resumed_conversation_goes_on_counting(how: str) -> None:
+    pair = Returning().client(SETTINGS).until("SettingsApplied")
+    pair.client(says("One")).until("LatencyReport").passes(5)
+    before = pair.session.spent() if how == "lost" else Used()
+    if how == "lost":
+        pair.lost()
+    else:
+        pair.killed()
+    pair.away(10).back(says("Two")).until("LatencyReport").passes(5)
+    after = pair.session.spent()
+    bill = pair.session.bill()
+    assert before.total_tokens + after.total_tokens == bill.used.total_tokens == told_tokens(pair)
+    assert (bill.session, bill.connections) == ("request-1", 2)
+    assert bill.used.responses == 2
+    assert 0 < bill.lasted_s <= pair.now - START - 10  # without the time away
+
+
+def test_other_formats_after_a_resume_are_counted_in_their_own_time() -> None:
+    pair = Returning().client(SETTINGS).until("SettingsApplied").client_audio(silence(1.0))
+    g711 = {"encoding": "mulaw", "sample_rate": 8000}
+    pair.lost().away(1).back(SETTINGS | {"audio": {"input": g711, "output": g711}})
+    pair.until("SettingsApplied").client_audio(bytes([255]) * 8000)
+    assert pair.session.applied.formats.upstream_input == PCMU8K
+    assert used(pair).input_ms == 2000
+
+
+# What upstreams say.
+
+
+def response(**usage: Any) -> realtime.Response:
+    told = msgspec.convert(usage, realtime.Usage)
+    return realtime.Response(id="r", usage=told)
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [
+        ({"input_tokens": 5, "output_tokens": 7}, Tokens(input_text=5, output_text=7)),
+        ({"input_tokens": None, "output_token_details": {"audio_tokens": 3}},
+         Tokens(output_audio=3)),
+        (
+            {
+                "input_tokens": 100, "output_tokens": 30,
+                "input_token_details": {
+                    "text_tokens": 40, "audio_tokens": 60, "cached_tokens": 50,
+                    "cached_tokens_details": {"text_tokens": 20, "audio_tokens": 30},
+                },
+                "output_token_details": {"text_tokens": 10, "audio_tokens": 20},
+            },
+            Tokens(20, 30, 50, 10, 20),
+        ),
+        (
+            {
+                "input_tokens": 100,
+                "input_token_details": {
+                    "text_tokens": 40, "audio_tokens": 60, "cached_tokens": 50
+                },
+            },
+            Tokens(0, 50, 50),
+        ),
+        ({"input_tokens": 9, "input_token_details": {"image_tokens": 9}}, Tokens(9)),
+        ({"input_tokens": -5, "output_tokens": 2**62}, Tokens(output_text=MOST_TOKENS)),
+        ({"input_tokens": 1, "input_token_details": {"cached_tokens": 9}}, Tokens(0, 0, 1)),
+    ],
+)  # fmt: skip
+def test_tokens_are_counted_by_kind_and_none_is_lost(told: Any, counted: Tokens) -> None:
+    usage = Usage()
+    usage.responded("m", response(**told))
+    assert usage.taken().tokens == {"m": counted}
+
+
+def test_a_response_without_usage_or_told_again_adds_nothing() -> None:
+    usage = Usage()
+    usage.responded("m", realtime.Response(id="r"))
+    usage.responded("m", response(input_tokens=1))
+    usage.responded("m", response(input_tokens=1))
+    assert usage.taken().tokens == {"m": Tokens(1)}
+
+
+def test_transcriptions_are_counted_in_tokens_or_in_seconds() -> None:
+    usage = Usage()
+    by_tokens = {"type": "tokens", "input_tokens": 9, "output_tokens": 2,
+                 "input_token_details": {"audio_tokens": 9}}  # fmt: skip
+    usage.transcribed("a", msgspec.convert(by_tokens, realtime.TranscriptionUsage))
+    for seconds in (1.5, -3.0, 2.0, 1e300):
+        usage.transcribed("b", realtime.TranscriptionUsage(type="duration", seconds=seconds))
+    found = usage.taken()
+    assert found.tokens == {"a": Tokens(input_audio=9, output_text=2)}
+    assert found.transcribed_s == {"b": 3.5 + 86_400}
+
+
+# When it is enough.
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize(
+    ("rate", "code"), [(False, "FAILED_TO_THINK"), (True, "UNPARSABLE_CLIENT_MESSAGE")]
+)
+def test_a_limit_ends_the_conversation_in_the_clients_words(
+    rate: bool, code: str, dialect: Dialect
+) -> None:
+    pair = Pair(dialect=dialect).client(SETTINGS).until("SettingsApplied")
+    pair._perform(pair.session.limit_reached("Too many tokens within a day.", pair.now, rate=rate))
+    (error,) = pair.of("Error")
+    assert (error["code"], error["description"]) == (code, "Too many tokens within a day.")
+    assert pair.closed is not None
+    assert (pair.closed.code, pair.closed.reason) == (1013, code)
+
+
+@pytest.mark.conformance("C-189")
+def test_shorter_sessions_are_warned_of_their_end_too() -> None:
+    options = SessionOptions(max_session_s=60.0, session_warning_s=30.0)
+    pair = Pair(options=options).client(SETTINGS).until("SettingsApplied").passes(40)
+    assert [w["code"] for w in pair.of("Warning")] == ["MAXIMUM_SESSION_LENGTH_APPROACHING"]
+    pair.client({"type": "KeepAlive"}).passes(30)
+    assert pair.closed is not None
+    assert (pair.closed.code, pair.closed.reason) == (1000, "MAXIMUM_SESSION_LENGTH_REACHED")
