@@ -11,32 +11,41 @@ import trio
 from relay import config
 from relay.config import Address, Config, TokenKey
 from relay.probe import Probe, probe
-from relay.served import Served, build
+from relay.served import Destination, Served, build
 from relay.simulator.server import Options, serve_simulator
 
 
-async def check(configured: Config, environment: Mapping[str, str]) -> int:
-    """Print what would be served and how a dial of the upstream goes; 0 if it goes well, else 1.
-    Raises `ConfigError` for what could not be served at all."""
+async def check(configured: Config, environment: Mapping[str, str], dial: bool = True) -> int:
+    """Print what would be served and, if they are to be dialled, how each upstream answers; 0 if
+    all is well, else 1. Raises `ConfigError` for what could not be served at all."""
     served = build(configured, environment)
     for line in _shown(served, config.token_key(configured, environment)):
         print(line)
-    found = await _probe(configured, served.destinations[0].address)
+    passed = True
+    for number, destination in enumerate(served.destinations):
+        if number:
+            print(f"fallback   {destination.address.shown}")
+        if dial:
+            model = served.traits[number].model or configured.upstream.model
+            passed &= _told(await _probe(configured, destination, model))
+    return 0 if passed else 1
+
+
+def _told(found: Probe) -> bool:
     if found.fault is None:
         print(f"answer     a session was created after {found.seconds:.3f} s")
-        return 0
-    print(f"failed     {found.fault} (after {found.seconds:.3f} s)")
-    return 1
+    else:
+        print(f"failed     {found.fault} (after {found.seconds:.3f} s)")
+    return found.fault is None
 
 
-async def _probe(configured: Config, address: Address) -> Probe:
+async def _probe(configured: Config, destination: Destination, model: str) -> Probe:
     """With the simulator as the upstream, one is started for the occasion."""
-    model = configured.upstream.model
-    if not address.simulated:
-        return await probe(address, model)
+    if not destination.address.simulated:
+        return await probe(destination, model)
     async with trio.open_nursery() as nursery:
         served = await nursery.start(serve_simulator, Options(script=configured.simulator))
-        found = await probe(Address(served.url), model)
+        found = await probe(Destination(Address(served.url)), model)
         nursery.cancel_scope.cancel()
     return found
 

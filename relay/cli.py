@@ -192,19 +192,21 @@ def simulate(
 
 
 @app.command
-def check(*, upstream: str | None = None, source: Source = NO_SOURCE) -> int:
+def check(*, upstream: str | None = None, dial: bool = True, source: Source = NO_SOURCE) -> int:
     """Read the configuration, say what would be served, dial the upstream once.
 
     Parameters
     ----------
     upstream
         URL of the upstream, or the word simulator.
+    dial
+        Without it, only the configuration and the files that it names are checked.
     """
     configured = source.load({"upstream.url": upstream})
     logs.set_up("error", configured.log.format)
     from relay import check as room
 
-    return _run(room.check, configured, os.environ)
+    return _run(room.check, configured, os.environ, dial)
 
 
 @app.command

@@ -94,7 +94,19 @@ class Auth(Section, frozen=True):
     """Serve a non-loopback address although `mode` is `none`."""
 
 
-class Upstream(Section, frozen=True):
+class Trust(Section, frozen=True):
+    """With what an upstream and the relay are known to each other, where it is wss. The upstream's
+    certificate is verified in any case."""
+
+    ca_file: Path | None = None
+    """PEM file with the authorities that count instead of the system's, for a private one."""
+    client_cert: Path | None = None
+    """PEM file with a certificate to show to an upstream that demands one."""
+    client_key: Path | None = None
+    """PEM file with the private key of `client_cert`, without a passphrase."""
+
+
+class Upstream(Trust, frozen=True):
     """The server that holds the conversation."""
 
     url: str | None = None
@@ -119,15 +131,15 @@ class Upstream(Section, frozen=True):
     `[transcription_models]`; empty: the user's words are not transcribed."""
 
 
-class Fallback(Section, frozen=True):
+class Fallback(Trust, frozen=True, kw_only=True):
     """Another server, for when those before it cannot be had. What is not given is as in
-    `[upstream]`."""
+    `[upstream]`; keys, certificates and authorities are that only if scheme and host are the
+    same."""
 
     url: str
     """Any OpenAI-Realtime-compatible server (ws or wss)."""
     api_key_file: Path | None = None
-    """File with its key. Unset: the key of `[upstream]` if scheme and host are the same, else none;
-    a key never goes to a host that it was not given for."""
+    """File with its key; a key never goes to a host that it was not given for."""
     model: str | None = None
     """Realtime model for every session here; unset: the one that Settings are mapped to."""
     ends_responses: bool | None = None
@@ -390,16 +402,31 @@ def upstream(config: Config, environment: Mapping[str, str]) -> Address:
 
 def fallbacks(config: Config, preferred: Address) -> list[Address]:
     """The upstreams that may take over; raises `ConfigError`."""
-    origin = urllib.parse.urlsplit(preferred.url)[:2]
     found = []
     for number, fallback in enumerate(config.upstreams):
         name = f"upstreams[{number}]"
-        inherited = urllib.parse.urlsplit(fallback.url)[:2] == origin
-        key = preferred.api_key if inherited else None
+        key = preferred.api_key if same_host(fallback.url, preferred.url) else None
         if fallback.api_key_file:
             key = _key_in(fallback.api_key_file, f"{name}.api_key_file")
         found.append(Address(fallback.url, key))
     return found
+
+
+def trusts(config: Config, preferred: Address) -> list[tuple[str, Trust]]:
+    """How the upstreams are verified, in the order of preference, and the tables that say so."""
+    found: list[tuple[str, Trust]] = [("upstream", config.upstream)]
+    for number, fallback in enumerate(config.upstreams):
+        own = fallback.ca_file or fallback.client_cert
+        if own or not same_host(fallback.url, preferred.url):
+            found.append((f"upstreams[{number}]", fallback))
+        else:
+            found.append(found[0])
+    return found
+
+
+def same_host(one: str, other: str) -> bool:
+    """Whether two URLs have scheme, host and port in common."""
+    return urllib.parse.urlsplit(one)[:2] == urllib.parse.urlsplit(other)[:2]
 
 
 def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
@@ -531,9 +558,10 @@ def files(config: Config, environment: Mapping[str, str]) -> list[Path]:
         auth.keys_file,
         auth.token_secret_file,
         auth.token_public_key_file,
-        config.upstream.api_key_file,
-        *(fallback.api_key_file for fallback in config.upstreams),
     ]
+    upstreams: list[Upstream | Fallback] = [config.upstream, *config.upstreams]
+    for each in upstreams:
+        named += [each.api_key_file, each.ca_file, each.client_cert, each.client_key]
     if directory:
         named += [Path(directory, name) for name in CREDENTIALS]
     return [file for file in named if file is not None]
@@ -592,6 +620,9 @@ def _check(config: Config) -> None:
         if not _is_websocket_url(fallback.url):
             raise ConfigError(f"upstreams[{number}].url: expected ws://HOST or wss://HOST")
     _check_admin(config.admin)
+    _check_trust("upstream", config.upstream.url, config.upstream)
+    for number, fallback in enumerate(config.upstreams):
+        _check_trust(f"upstreams[{number}]", fallback.url, fallback)
     _check_functions(config.functions)
     _check_store(config.store)
 
@@ -602,6 +633,13 @@ def _check_admin(admin: Admin) -> None:
             f"admin.host: the pages ask for no key, and {admin.host} is not loopback; "
             "set admin.allow_anonymous=true if that is meant"
         )
+
+
+def _check_trust(name: str, url: str | None, trust: Trust) -> None:
+    if (trust.client_cert is None) != (trust.client_key is None):
+        raise ConfigError(f"{name}.client_cert and {name}.client_key: one needs the other")
+    if (trust.ca_file or trust.client_cert) and url is not None and url.startswith("ws:"):
+        raise ConfigError(f"{name}.url: ws has no certificates, so none would be verified; say wss")
 
 
 def _check_functions(functions: Functions) -> None:

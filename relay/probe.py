@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from relay import realtime, wire
-from relay.config import Address
+from relay.served import Destination
 
 ANSWER_S = 10.0
 """For the connection, and again for session.created: `session.upstream_step_s` as it comes."""
@@ -21,11 +21,11 @@ class Probe(msgspec.Struct, frozen=True):
     seconds: float
 
 
-async def probe(address: Address, model: str) -> Probe:
+async def probe(destination: Destination, model: str) -> Probe:
     """Dial, wait for session.created and hang up. Never raises for what the upstream does."""
     began = trio.current_time()
     try:
-        fault = await _fault(address, model)
+        fault = await _fault(destination, model)
     except wire.DialFailed as failure:
         fault = failure.reason
     except wire.LegGone as gone:
@@ -33,9 +33,10 @@ async def probe(address: Address, model: str) -> Probe:
     return Probe(fault, trio.current_time() - began)
 
 
-async def _fault(address: Address, model: str) -> str | None:
-    url, headers = address.url_for(model), address.headers
-    async with wire.dial(url, headers=headers, deadline_s=ANSWER_S) as leg:
+async def _fault(destination: Destination, model: str) -> str | None:
+    url, headers = destination.address.url_for(model), destination.address.headers
+    dialled = wire.dial(url, headers=headers, deadline_s=ANSWER_S, ssl_context=destination.trust)
+    async with dialled as leg:
         with trio.move_on_after(ANSWER_S):
             while True:
                 match realtime.decode_server(await leg.receive()):

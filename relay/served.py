@@ -8,12 +8,12 @@ was built from, and nothing of who is connected.
 import dataclasses
 import functools
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from relay import admission, config
-from relay.config import Address, Config, ConfigError
+from relay import admission, certificates, config
+from relay.config import Address, Config, Listen, Trust
 from relay.limits import Rules
 from relay.session.facts import UpstreamTraits
 from relay.settings.options import MappingOptions
@@ -65,15 +65,13 @@ def build(configured: Config, environment: Mapping[str, str]) -> Served:
     thread."""
     address = config.upstream(configured, environment)
     addresses = (address, *config.fallbacks(configured, address))
-    secure = any(each.url.startswith("wss:") for each in addresses)
-    trust = ssl.create_default_context() if secure else None
     return Served(
         configured,
-        tuple(Destination(each, trust) for each in addresses),
+        tuple(_destinations(addresses, config.trusts(configured, address))),
         config.keys(configured, environment),
         _tokens(configured, environment),
         config.rules(configured, environment),
-        _tls(configured),
+        _tls(configured.listen),
     )
 
 
@@ -127,18 +125,25 @@ def _stamp(file: Path) -> Stamp:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _tls(configured: Config) -> ssl.SSLContext | None:
-    listen = configured.listen
-    if listen.tls_cert is None:
+def _destinations(
+    addresses: Iterable[Address], trusts: Iterable[tuple[str, Trust]]
+) -> Iterator[Destination]:
+    contexts: dict[str, ssl.SSLContext] = {}  # the system's authorities take long to load
+    for address, (table, trust) in zip(addresses, trusts, strict=True):
+        if not address.url.startswith("wss:"):
+            yield Destination(address)
+            continue
+        plain = trust.ca_file is None and trust.client_cert is None
+        name = "" if plain else table
+        if name not in contexts:
+            contexts[name] = certificates.dialling(trust, table)
+        yield Destination(address, contexts[name])
+
+
+def _tls(listen: Listen) -> ssl.SSLContext | None:
+    if listen.tls_cert is None or listen.tls_key is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(listen.tls_cert, listen.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"listen.tls_cert, listen.tls_key: {error}") from None
-    return context
+    return certificates.serving(listen.tls_cert, listen.tls_key)
 
 
 def _tokens(configured: Config, environment: Mapping[str, str]) -> admission.Tokens:

@@ -33,7 +33,7 @@ from relay.parking import Claim
 from relay.probe import probe
 from relay.ready import write_ready_file
 from relay.reload import Reloader, Reloads
-from relay.served import Current, Served, Sources
+from relay.served import Current, Destination, Served, Sources
 from relay.session import Admission, Session
 from relay.session.actions import Target
 from relay.session.options import SessionOptions
@@ -455,7 +455,7 @@ async def _simulated(served: Served, nursery: trio.Nursery) -> Address | None:
     options = simulator.Options(script=served.config.simulator)
     started = await nursery.start(simulator.serve_simulator, options)
     address = Address(started.url)
-    found = await probe(address, served.config.upstream.model)
+    found = await probe(Destination(address), served.config.upstream.model)
     if found.fault is not None:
         raise ConfigError(f"simulator: it does not answer ({found.fault})")
     log.info("the simulator answers", after_s=round(found.seconds, 3))

@@ -113,6 +113,21 @@ def test_check_passes_when_the_upstream_answers(capsys: pytest.CaptureFixture[st
     assert err == ""
 
 
+def test_check_can_leave_the_upstream_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "relay.toml"
+    arguments = ["check", "--no-dial", "--upstream", "ws://127.0.0.1:9", "--config", str(file)]
+    file.write_text("")
+    assert cli.main(arguments) == 0
+    out, _ = capsys.readouterr()
+    assert "upstream   ws://127.0.0.1:9, model" in out
+    assert "failed" not in out
+    file.write_text('[listen]\ntls_cert = "/nonexistent"\ntls_key = "/nonexistent"')
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.startswith("relay: listen.tls_cert, listen.tls_key: ")
+
+
 @pytest.mark.conformance("C-007")
 def test_check_says_what_failed_and_shows_no_key(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -155,6 +170,10 @@ class Running:
     @property
     def address(self) -> str:
         return self.url.partition("://")[2].partition("/")[0]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import signal
 import socket
 import typing
@@ -23,7 +24,7 @@ from relay.reload import Reloader, changed, keep_fixed
 from relay.served import Sources
 from relay.server import Relay
 from relay.voice_agent import ConversationText, Error, Welcome
-from tests.test_cli import ANY_PORT, message, process, settings_applied
+from tests.test_cli import ANY_PORT, RELAY, message, process, settings_applied
 from tests.test_server import AGENT, certified, refusal
 
 pytestmark = pytest.mark.usefixtures("_nobodys_environment")
@@ -398,3 +399,29 @@ async def test_a_hangup_while_draining_does_nothing(first: signal.Signals, tmp_p
         assert relay.lines[-1]["event"] == "drained"
     events = {line["event"] for line in relay.lines}
     assert not events & {REFUSED, "reloaded"}
+
+
+async def test_the_units_reload_checks_the_file_and_then_tells_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text("[reload]\nwatch_s = 0\n")
+    unit = (Path(__file__).parent.parent / "systemd" / "relay.service").read_text()
+    async with process(*ANY_PORT, "--upstream", "simulator", "--config", str(file)) as relay:
+        ours = {
+            "/opt/relay/bin/relay": shlex.join(RELAY),
+            "/etc/relay/relay.toml": str(file),
+            "$MAINPID": str(relay.pid),
+        }
+        commands = re.findall("^ExecReload=(.*)$", unit, re.MULTILINE)
+        for installed, here in ours.items():
+            commands = [command.replace(installed, here) for command in commands]
+        check, tell = (shlex.split(command) for command in commands)
+        environment = {**os.environ, "RELAY_UPSTREAM__URL": "simulator"}
+
+        await trio.run_process(check, env=environment, capture_stdout=True)
+        await trio.run_process(tell)
+        await relay.until("reloaded")
+        file.write_text("broken")
+        failed = await trio.run_process(check, env=environment, check=False, capture_stderr=True)
+        assert failed.returncode == 2
+        relay.signal(signal.SIGTERM)
+        assert await relay.ended() == 0

@@ -97,7 +97,10 @@ ROOMS = {
     "lag": Room(doors={"trio"}),
     "systemd": Room(doors={"trio", "socket", "structlog", "time"}),
     "logs": Room(doors={"logging", "structlog"}),
-    "served": Room({"admission", "config", "limits", "session", "settings", "tokens"}, {"ssl"}),
+    "certificates": Room({"config"}, {"ssl"}),
+    "served": Room(
+        {"admission", "certificates", "config", "limits", "session", "settings", "tokens"}, {"ssl"}
+    ),
     "reload": Room({"config", "served", "systemd"}, {"structlog", "time", "trio"}),
     "server": Room(
         {
@@ -127,7 +130,7 @@ ROOMS = {
     ),
     "ready": Room({"config"}),
     "simulate": Room({"ready", "simulator.server"}, {"trio", "structlog"}),
-    "probe": Room({"config", "realtime", "wire"}, {"trio"}),
+    "probe": Room({"realtime", "served", "wire"}, {"trio"}),
     "check": Room({"config", "probe", "served", "simulator.server"}, {"trio"}),
     "talk": Room(
         {

@@ -1,7 +1,5 @@
 """A client that comes back, one detail at a time (whole conversations are in test_resume)."""
 
-from typing import Any
-
 import msgspec
 import pytest
 
