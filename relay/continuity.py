@@ -173,6 +173,7 @@ class Continuity:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.compares_settings = compares_settings
+        self.store = kept
         self._lot = lot
         self._store = kept
         self._wall = wall

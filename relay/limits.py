@@ -274,11 +274,20 @@ class Ledger(msgspec.Struct):
         """A session was ended because of this."""
         self.ended[reached.key] = self.ended.get(reached.key, 0) + 1
 
+    def carried_over(self) -> "Ledger":
+        """For a later process: what was used lately. Nobody is in there yet."""
+        clients = {name: _alone(account) for name, account in self.clients.items()}
+        return Ledger(_alone(self.total), clients)
+
     def tick(self, rules: Rules, now: float) -> None:
         """Forget who has not been there for long. To be called now and then."""
         for client, account in list(self.clients.items()):
             if account.forgettable(rules.of(client), now):
                 del self.clients[client]
+
+
+def _alone(account: Account) -> Account:
+    return msgspec.structs.replace(account, sessions=0)
 
 
 def _no_more(account: Account, limits: Limits, now: float, *, by_all: bool) -> Reached | None:

@@ -1,13 +1,16 @@
 """metering: what all connections of a daemon use, held against the limits.
 
 It stands between the counts (`relay.limits`, which decide) and the connections (`relay.bridge`): a
-`Seat` is one admitted connection's place, from before its upgrade to its end. It has a clock and
-writes the line of each session's usage; sockets and messages it does not know.
+`Seat` is one admitted connection's place, from before its upgrade to its end. It has a clock,
+writes the line of each session's usage and has the store keep the counts; sockets and messages it
+does not know.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
+import msgspec
 import structlog
 import trio
 
@@ -15,8 +18,12 @@ from relay import logs
 from relay.limits import Ledger, Reached, Rules, Spent
 from relay.prices import Price, cost
 from relay.session.usage import Bill, Used
+from relay.store import Store
 
-FORGET_EVERY_S = 60.0
+KEEP_EVERY_S = 60.0
+"""How much of the counts a killed process may lose."""
+PAGE = "ledger"
+"""Where the counts are in the store."""
 
 log = structlog.get_logger()
 
@@ -76,11 +83,32 @@ class Metering:
             ended=ended,
         )
 
-    async def forget_in_time(self) -> None:
-        """Forget clients that have not been there for long. Runs for ever."""
+    @contextlib.asynccontextmanager
+    async def kept_in(self, store: Store) -> AsyncIterator[None]:
+        """While the block lasts, clients are forgotten in time, and the store has what is counted.
+        It goes on with what an earlier process has counted."""
+        found = await store.page(PAGE)
+        if found is not None:
+            try:
+                self.ledger = msgspec.msgpack.decode(found, type=Ledger).carried_over()
+            except msgspec.DecodeError as error:
+                log.warning("counts of another version left alone", reason=str(error))
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_in_time, store)
+                yield
+                nursery.cancel_scope.cancel()
+        finally:
+            self._keep(store)
+
+    async def _keep_in_time(self, store: Store) -> None:
         while True:
-            await trio.sleep(FORGET_EVERY_S)
+            await trio.sleep(KEEP_EVERY_S)
             self.ledger.tick(self.rules, self._wall())
+            self._keep(store)
+
+    def _keep(self, store: Store) -> None:
+        store.keep(PAGE, lambda: msgspec.msgpack.encode(self.ledger))
 
 
 class Seat:

@@ -130,17 +130,18 @@ async def running(
         _announce(served.destinations[0].address, environment)
         continuing = await stack.enter_async_context(continuity.opened(configured))
         opened = await stack.enter_async_context(contextlib.AsyncExitStack())
+        metering = Metering(served.rules, configured.prices)
+        await stack.enter_async_context(metering.kept_in(continuing.store))
         nursery = await stack.enter_async_context(trio.open_nursery())
         simulated = await _simulated(served, nursery)
         current = Current(served)
         conversations = Conversations(current, continuing, simulated, opened)
         await conversations.prepare(served)
-        relay = Relay(current, conversations, listeners, conversations.prepare)
+        relay = Relay(current, conversations, listeners, conversations.prepare, metering)
         relay.parked = lambda: continuing.parked
         relay.socket_stays = systemd.is_activated(environment)
         await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
-        nursery.start_soon(relay.metering.forget_in_time)
         nursery.start_soon(relay.watch.lag.watch)
         yield relay
         nursery.cancel_scope.cancel()
@@ -156,6 +157,7 @@ class Relay:
         converse: Converse,
         listeners: Iterable[trio.SocketListener] = (),
         prepare: Callable[[Served], Awaitable[None]] | None = None,
+        metering: Metering | None = None,
     ) -> None:
         """`prepare` opens what a new value needs before it is served, or refuses it with
         `ConfigError`."""
@@ -163,7 +165,7 @@ class Relay:
         self._converse = converse
         self._places = [each.socket.getsockname()[:2] for each in listeners]
         self._prepare = prepare
-        self.metering = Metering(current.value.rules, current.value.config.prices)
+        self.metering = metering or Metering(current.value.rules, current.value.config.prices)
         """How much is used, and by whom."""
         self._going_away = trio.Event()
         self._accepting = trio.CancelScope()

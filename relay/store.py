@@ -1,7 +1,7 @@
 """store: where conversations wait while nobody holds them, and what a killed process leaves behind.
 
-It knows keys, bytes and labels; what they mean it does not. What it is asked to write is written
-soon and in the background: who asks never waits. A later process finds the last of it.
+It knows keys, bytes, labels and pages; what they mean it does not. What it is asked to write is
+written soon and in the background: who asks never waits. A later process finds the last of it.
 
     MemoryStore   as long as the process lives
     SqliteStore   a file of mode 0600, optionally encrypted; one thread writes, in small groups
@@ -69,6 +69,12 @@ class Store(Protocol):
 
     def unmark(self, label: str) -> None: ...
 
+    async def page(self, name: str) -> bytes | None:
+        """What was kept under this name, however long ago."""
+
+    def keep(self, name: str, body: Body) -> None:
+        """Something that is no conversation, and does not age; in place of what was there."""
+
     async def written(self) -> None:
         """Waits until all that was asked for so far is done, or has failed."""
 
@@ -99,6 +105,12 @@ class MemoryStore:
         """Nobody would read it."""
 
     def unmark(self, label: str) -> None:
+        """Nobody would read it."""
+
+    async def page(self, name: str) -> bytes | None:
+        return None
+
+    def keep(self, name: str, body: Body) -> None:
         """Nobody would read it."""
 
     async def written(self) -> None:
@@ -169,6 +181,7 @@ class SqliteStore:
         self._lane = trio.CapacityLimiter(1)
         self._bodies: dict[str, Body | None] = {}  # not yet written; None: to be erased
         self._marks: dict[str, bool] = {}  # not yet written; False: to be erased
+        self._pages: dict[str, Body] = {}  # not yet written
         self._asked = 0
         self._done: AsyncValue[int] = AsyncValue(0)
         self._work = trio.Event()
@@ -199,6 +212,15 @@ class SqliteStore:
         self._marks[label] = False
         self._wake()
 
+    async def page(self, name: str) -> bytes | None:
+        if body := self._pages.get(name):
+            return body()
+        return await self._in_lane(functools.partial(self._select_page, name))
+
+    def keep(self, name: str, body: Body) -> None:
+        self._pages[name] = body
+        self._wake()
+
     async def written(self) -> None:
         asked = self._asked
         await self._done.wait_value(lambda done: done >= asked)
@@ -216,17 +238,21 @@ class SqliteStore:
             await self._flush()
 
     async def _flush(self) -> None:
-        if not self._bodies and not self._marks:
+        if not self._bodies and not self._marks and not self._pages:
             return
         asked = self._asked
         bodies, self._bodies = self._bodies, {}
         marks, self._marks = self._marks, {}
+        pages, self._pages = self._pages, {}
         made = {name: body() for name, body in bodies.items() if body is not None}
         kept = {name: body for name, body in made.items() if body is not None}
         gone = [name for name, body in bodies.items() if body is None]
+        turned = {name: body() for name, body in pages.items()}
+        kept_pages = {name: body for name, body in turned.items() if body is not None}
         try:
             with trio.CancelScope(shield=True):  # what was taken is written
-                await self._in_lane(functools.partial(self._write_all, kept, gone, marks))
+                work = functools.partial(self._write_all, kept, gone, marks, kept_pages)
+                await self._in_lane(work)
         except sqlite3.Error as error:
             # The conversations go on; only a crash would now cost more than it should.
             log.error("store failed", reason=str(error))
@@ -252,6 +278,7 @@ class SqliteStore:
                 "CREATE TABLE IF NOT EXISTS conversations"
                 " (key TEXT PRIMARY KEY, saved REAL NOT NULL, body BLOB NOT NULL);"
                 "CREATE TABLE IF NOT EXISTS marks (label TEXT PRIMARY KEY, saved REAL NOT NULL);"
+                "CREATE TABLE IF NOT EXISTS pages (name TEXT PRIMARY KEY, body BLOB NOT NULL);"
                 "BEGIN IMMEDIATE; COMMIT;"
             )
         except (OSError, sqlite3.Error) as error:
@@ -272,6 +299,10 @@ class SqliteStore:
         row = self._file.execute("SELECT body FROM conversations WHERE key = ?", (name,)).fetchone()
         return None if row is None else self._readable(row[0])
 
+    def _select_page(self, name: str) -> bytes | None:
+        row = self._file.execute("SELECT body FROM pages WHERE name = ?", (name,)).fetchone()
+        return None if row is None else self._readable(row[0])
+
     def _readable(self, body: bytes) -> bytes:
         try:
             return self._cipher.decrypt(body)
@@ -282,12 +313,17 @@ class SqliteStore:
             ) from None
 
     def _write_all(
-        self, bodies: dict[str, bytes], erased: list[str], marks: dict[str, bool]
+        self,
+        bodies: dict[str, bytes],
+        erased: list[str],
+        marks: dict[str, bool],
+        pages: dict[str, bytes],
     ) -> None:
         now = self._wall()
         kept = [(name, now, self._cipher.encrypt(body)) for name, body in bodies.items()]
         gone = [(name,) for name in erased]
         marked = [(label, now) for label, is_marked in marks.items() if is_marked]
+        shut = [(name, self._cipher.encrypt(body)) for name, body in pages.items()]
         unmarked = [(label,) for label, is_marked in marks.items() if not is_marked]
         self._file.execute("BEGIN IMMEDIATE")
         try:
@@ -295,6 +331,7 @@ class SqliteStore:
             self._many("DELETE FROM conversations WHERE key = ?", gone)
             self._many("INSERT OR REPLACE INTO marks VALUES (?, ?)", marked)
             self._many("DELETE FROM marks WHERE label = ?", unmarked)
+            self._many("INSERT OR REPLACE INTO pages VALUES (?, ?)", shut)
             self._file.execute("COMMIT")
         except sqlite3.Error:
             self._file.execute("ROLLBACK")

@@ -1,7 +1,10 @@
 """Metering: connections held against the limits, with a real session and legs that are not."""
 
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -13,12 +16,13 @@ from trio.testing import MockClock
 from relay import logs, realtime
 from relay.audio.formats import PCM24K
 from relay.limits import ClientLimits, Ledger, Limits, Reached, Rules, Spent
-from relay.metering import FORGET_EVERY_S, Metering, Seat
+from relay.metering import KEEP_EVERY_S, PAGE, Metering, Seat
 from relay.parking import End
 from relay.prices import Price
 from relay.session import Admission, Session, SessionOptions
 from relay.session.usage import Tokens, Used
 from relay.settings import MappingOptions
+from relay.store import MemoryStore, sqlite_store
 from tests.fakes import FakeLeg, FakeUpstreams
 from tests.test_bridge import KEEP_ALIVE, WALL, Bridged, settle, types
 from tests.test_bridge_visits import FakeVisit, visiting
@@ -219,13 +223,60 @@ async def test_clients_are_forgotten_in_time(autojump_clock: MockClock) -> None:
     seat = seated(meters)
     seat.spend(1, 1, Used(input_ms=1.0))
     seat.leave()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(meters.forget_in_time)
+    async with meters.kept_in(MemoryStore()):
         await trio.sleep(3600)
         assert "laptop" in meters.ledger.clients
-        await trio.sleep(60 + 2 * FORGET_EVERY_S)
+        await trio.sleep(60 + 2 * KEEP_EVERY_S)
         assert meters.ledger.clients == {}
-        nursery.cancel_scope.cancel()
+
+
+async def test_a_later_process_goes_on_with_what_was_used(tmp_path: Path) -> None:
+    rules = Rules(key=ClientLimits(tokens_per_day=10, sessions=1))
+    async with sqlite_store(tmp_path / "store") as store:
+        earlier = metering(rules)
+        async with earlier.kept_in(store):
+            seat = seated(earlier)
+            seated(earlier, "phone")
+            assert earlier.seat("phone") == Reached("sessions", by_all=False)
+            seat.spend(1, 1, Used(tokens={MODEL: Tokens(10)}))
+    async with sqlite_store(tmp_path / "store") as store:
+        later = metering(rules)
+        async with later.kept_in(store):
+            reached = later.seat("laptop")
+            assert isinstance(reached, Reached)
+            assert reached.limit == "tokens_per_day"
+            assert isinstance(later.seat("phone"), Seat)
+            assert later.ledger.refused == {"limits.key.tokens_per_day": 1}
+            assert later.ledger.total.sessions == 1
+
+
+async def test_a_killed_process_loses_the_last_minute_of_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with sqlite_store(tmp_path / "store") as store:
+        killed = metering()
+        async with killed.kept_in(store):
+            seat = seated(killed)
+            seat.spend(1, 1, Used(tokens={MODEL: Tokens(10)}))
+            await trio.sleep(KEEP_EVERY_S + 1)
+            seat.spend(1, 1, Used(tokens={MODEL: Tokens(5)}))
+            await store.written()
+            with closing(sqlite3.connect(tmp_path / "copy")) as copy:
+                store._file.backup(copy)
+    async with sqlite_store(tmp_path / "copy") as store:
+        later = metering()
+        async with later.kept_in(store):
+            assert later.ledger.total.tokens.used == 10
+
+
+async def test_counts_that_cannot_be_read_are_left_alone(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with sqlite_store(tmp_path / "store") as store:
+            store.keep(PAGE, lambda: b"\xc1")
+            meters = metering()
+            async with meters.kept_in(store):
+                assert meters.ledger == Ledger()
+    assert [line["event"] for line in lines] == ["counts of another version left alone"]
 
 
 # What is written down.

@@ -57,7 +57,9 @@ ROOMS = {
     "settings": Room({"errors", "frames", "audio"} | CODECS),
     "session": Room({"errors", "frames", "audio", "settings"} | CODECS),
     "limits": Room(),
-    "metering": Room({"limits", "logs", "prices", "session"}, {"structlog", "time", "trio"}),
+    "metering": Room(
+        {"limits", "logs", "prices", "session", "store"}, {"structlog", "time", "trio"}
+    ),
     "prices": Room({"session"}),
     "parking": Room(),
     "store": Room({"config"}, {"cryptography", "structlog", "time", "trio", "trio_util"}),

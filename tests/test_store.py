@@ -53,6 +53,28 @@ async def test_the_newest_body_of_a_key_is_read_until_it_is_erased(
         assert await kept.read("a") is None
 
 
+async def test_a_page_is_kept_in_place_of_the_one_before_it(tmp_path: Path) -> None:
+    async with store.sqlite_store(tmp_path / "store", max_age_s=0.0) as kept:
+        assert await kept.page("a") is None
+        kept.keep("a", lambda: b"1")
+        kept.keep("a", lambda: SECRET)
+        assert await kept.page("a") == SECRET
+        await kept.written()
+        assert await kept.page("a") == SECRET
+    cipher = Fernet(Fernet.generate_key())
+    async with store.sqlite_store(tmp_path / "store", max_age_s=0.0) as kept:
+        assert await kept.found() == Found()
+        assert await kept.page("a") == SECRET
+    async with store.sqlite_store(tmp_path / "other", cipher=cipher) as kept:
+        kept.keep("a", lambda: SECRET)
+    assert SECRET not in (tmp_path / "other").read_bytes()
+    async with store.sqlite_store(tmp_path / "other", cipher=cipher) as kept:
+        assert await kept.page("a") == SECRET
+    memory = MemoryStore()
+    memory.keep("a", lambda: b"1")
+    assert await memory.page("a") is None
+
+
 async def test_a_later_process_finds_bodies_and_marks(tmp_path: Path) -> None:
     async with store.sqlite_store(tmp_path / "store") as kept:
         for key in ("a", "b", "c"):
