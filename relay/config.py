@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from relay.limits import NO_LIMITS, ClientLimits, Limits, Rules
+from relay.overload import OverloadTable
 from relay.prices import Price
 from relay.session.facts import Dialect, UpstreamTraits
 from relay.session.options import SessionOptions
@@ -264,6 +265,7 @@ class Config(Section, frozen=True):
     """Agent id -> what Settings would carry as `agent`, and read as leniently."""
     functions: Functions = Functions()
     limits: LimitsTable = LimitsTable()
+    overload: OverloadTable = OverloadTable()
     store: Store = Store()
     simulator: Script = Script()
     reload: Reload = Reload()

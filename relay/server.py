@@ -29,6 +29,7 @@ from relay.limits import Reached, client_of
 from relay.metering import Metering, Seat
 from relay.metrics import Snapshot
 from relay.observer import About, Observer
+from relay.overload import Overload
 from relay.parking import Claim
 from relay.probe import probe
 from relay.ready import write_ready_file
@@ -176,6 +177,7 @@ class Relay:
         self.draining = False
         """No new sessions; `/readyz` says so."""
         self._admits_accepted = False
+        self._overload = Overload(current.value.config.overload)
         self.live: AsyncValue[int] = AsyncValue(0)
         """Conversations that are going on."""
         self.reloads = Reloads()
@@ -215,6 +217,7 @@ class Relay:
         if new.config.log != self.served.config.log:
             logs.set_up(new.config.log.level, new.config.log.format)
         self.metering.rules, self.metering.prices = new.rules, new.config.prices
+        self._overload.table = new.config.overload
         self._current.value = new
 
     async def accept(
@@ -250,6 +253,8 @@ class Relay:
                 return _page(request, 200, "alive")
             case "/readyz" if self.draining:
                 return _page(request, 503, "draining")
+            case "/readyz" if self._is_overloaded:
+                return _page(request, 503, "overloaded", self._overload.again_in_s)
             case "/readyz":
                 return _page(request, 200, "ready")
             case _:
@@ -261,6 +266,8 @@ class Relay:
         )
         if isinstance(outcome, Admitted) and self.draining and not self._admits_accepted:
             outcome = Refused(503, "draining")
+        if isinstance(outcome, Admitted) and self._is_overloaded:
+            outcome = Refused(503, "overloaded", self._overload.again_in_s)
         if isinstance(outcome, Refused):
             return self._refusal(request, outcome)
         client = client_of(outcome.key_name, request.peer)
@@ -289,6 +296,10 @@ class Relay:
             (("dg-request-id", admitted.request_id),),  # C-011
             over=seat.leave,
         )
+
+    @property
+    def _is_overloaded(self) -> bool:
+        return self._overload.sheds(self.watch.lag.mean_s, trio.current_time())
 
     def _refusal(self, request: wire.Request, refused: Refused, **why: str) -> wire.Response:
         log.info("refused", status=refused.status, reason=refused.reason, peer=request.peer, **why)
@@ -351,7 +362,9 @@ class Relay:
     @property
     def shown(self) -> admin.Sources:
         """What the admin pages show."""
-        return admin.Sources(self.snapshot, self.watch.live, ready=lambda: not self.draining)
+        return admin.Sources(
+            self.snapshot, self.watch.live, ready=lambda: not (self.draining or self._is_overloaded)
+        )
 
     def snapshot(self) -> Snapshot:
         """All figures of this process, as they are now."""

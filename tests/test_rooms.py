@@ -60,13 +60,16 @@ ROOMS = {
     "metering": Room(
         {"limits", "logs", "prices", "session", "store"}, {"structlog", "time", "trio"}
     ),
+    "overload": Room(),
     "prices": Room({"session"}),
     "parking": Room(),
     "store": Room({"config"}, {"cryptography", "structlog", "time", "trio", "trio_util"}),
     "continuity": Room(
         {"config", "parking", "session", "store", "voice_agent"}, {"structlog", "time", "trio"}
     ),
-    "config": Room({"limits", "prices", "session", "settings", "simulator", "voice_agent"}),
+    "config": Room(
+        {"limits", "overload", "prices", "session", "settings", "simulator", "voice_agent"}
+    ),
     "dialogue": Room({"audio", "frames", "voice_agent"}),
     "admission": Room({"config", "limits", "parking", "session", "wire"}),
     "tokens": Room({"admission", "config"}, {"cryptography", "jwt"}),
@@ -112,11 +115,13 @@ ROOMS = {
             "config",
             "continuity",
             "functions",
+            "lag",
             "limits",
             "logs",
             "metering",
             "metrics",
             "observer",
+            "overload",
             "parking",
             "probe",
             "ready",

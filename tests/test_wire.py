@@ -1122,18 +1122,17 @@ async def test_big_messages_are_taken_in_by_a_few_legs_at_a_time(
         assert await leg.receive() == b"and now?"  # which gives the place to the next one
         assert (await until_gone(leg)).code == 1000
 
-    async def speak(task_status: trio.TaskStatus[None]) -> None:
+    async def speak() -> None:
         async with one_of_many(trio.testing.memory_stream_pair(), talk, limits) as peer:
             await peer.upgraded()
             await peer.send(bytes(2 * wire.MIB))
             await peer.send(b"and now?")
-            task_status.started()
             await peer.close()
             assert await peer.close_code() == 1000
 
     async with trio.open_nursery() as nursery:
         for _ in range(3 * wire.BIG_AT_ONCE):
-            await nursery.start(speak)
+            nursery.start_soon(speak)
         await trio.sleep(10)
         assert len(taken) == wire.BIG_AT_ONCE
         go_on.set()
