@@ -258,6 +258,7 @@ class _Bridge:
         except LegGone as gone:
             how = Loss.LOST if gone.code is None else Loss.CLOSED
             why = _KEY.sub("[key]", gone.reason)
+            log.debug("upstream closed", leg=number, code=gone.code, reason=why)
             self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=why))
 
     async def _hear_at_length(self, number: int, event: realtime.ResponseOutputAudioDelta) -> None:

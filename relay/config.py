@@ -118,6 +118,8 @@ class Upstream(Trust, frozen=True):
     warm: Literal["off", "on_connect"] = "off"
     """`on_connect` dials with `upstream.model` as soon as a client is admitted, before its
     Settings; never for clients without a key on a listener beyond loopback."""
+    trace_context: bool = False
+    """Tell it of which trace a session is a part, as the client said (`traceparent`)."""
     ends_responses: bool = True
     """It sends response.done; false for servers that never do, and the end is inferred."""
     g711: bool = DEFAULTS.g711

@@ -23,6 +23,7 @@ import trio
 
 from relay import store, voice_agent
 from relay.config import Config
+from relay.logs import name_of
 from relay.parking import (
     Claim,
     Deposit,
@@ -373,7 +374,7 @@ class Visit:
         found = await self._books.decided(self._connection, digest)
         if found is None:
             return None
-        log.info("resumed", first=found.first, from_connection=found.from_connection)
+        log.info("resumed", first=name_of(found.first), from_connection=found.from_connection)
         return Returned(
             found.snapshot, found.lost_wall, settings, found.repeated, found.from_connection
         )

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from relay import realtime, voice_agent
+from relay.correlation import Correlation
 from relay.frames import Unknown, Unparsable
 from relay.metrics import OTHER, Metrics, Snapshot
 from relay.session.actions import Action, AudioDropped, Close, Note, ToClient, ToUpstream
@@ -84,6 +85,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     dialect: str = ""
     peer: str = ""
+    said: Correlation = Correlation()
 
 
 class Live(msgspec.Struct, kw_only=True):
@@ -164,11 +166,10 @@ class Observer:
         self._settings_at: float | None = None
         self._settings_applied = False
         self._user_speaks = False
-        self._failed = False
         self._switch = "planned"  # why the next switch will be
         self._calls: dict[str, str] = {}  # who makes those that have no result
         self._round_at = 0.0
-        self._turns = self._barge_ins = 0
+        self._turns = self._barge_ins = self._errors = self._warnings = self._opened = 0
 
     def live(self, now: float) -> Live:
         about = self.about
@@ -187,6 +188,22 @@ class Observer:
             barge_ins=self._barge_ins,
         )
 
+    def life(self, now: float) -> dict[str, str | float]:
+        """The connection in figures, for one line at its end."""
+        return {
+            "end": self.end,
+            "lasted_s": round(now - self._began, 3),
+            "turns": self._turns,
+            "barge_ins": self._barge_ins,
+            "errors": self._errors,
+            "warnings": self._warnings,
+            "upstreams": self._opened,
+            "frames_in": self.client.frames_in,
+            "frames_out": self.client.frames_out,
+            "bytes_in": self.client.bytes_in,
+            "bytes_out": self.client.bytes_out,
+        }
+
     @property
     def end(self) -> str:
         """How it ended, one of `metrics.ENDS`; one of which nobody said anything was cut off."""
@@ -201,6 +218,7 @@ class Observer:
         self._metrics.dials.add(1, "opened")
         self._metrics.dial.observe(now - self._dialled.pop(leg, now))
         self.upstreams[leg] = line
+        self._opened += 1
 
     def not_opened(self, leg: int, *, refused: bool) -> None:
         """`refused`: by an HTTP status."""
@@ -249,7 +267,7 @@ class Observer:
                     self._noted(action)
                 case Close(code=code):
                     self._ends(
-                        "going_away" if code == 1001 else "error" if self._failed else "finished"
+                        "going_away" if code == 1001 else "error" if self._errors else "finished"
                     )
                 case _:
                     pass
@@ -274,6 +292,7 @@ class Observer:
 
     def failed(self) -> None:
         """A mistake of ours."""
+        self._errors += 1
         self._metrics.failures.add(1)
         self._metrics.errors.add(1, "INTERNAL_SERVER_ERROR")
         self._ends("error")
@@ -342,9 +361,10 @@ class Observer:
                 for each in cancelled:
                     self._call_over(each.id, "cancelled", now)
             case voice_agent.Error(code=code):
-                self._failed = True
+                self._errors += 1
                 metrics.errors.add(1, code if code in CODES else OTHER)
             case voice_agent.Warning(code=code):
+                self._warnings += 1
                 metrics.warnings.add(1, code if code in CODES else OTHER)
             case _:
                 pass

@@ -21,7 +21,7 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from relay import admin, admission, bridge, config, continuity, logs, systemd, wire
+from relay import admin, admission, bridge, config, continuity, correlation, logs, systemd, wire
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.continuity import Continuity
@@ -283,17 +283,21 @@ class Relay:
             max_session_s=admission.shortest(outcome, self.metering.rules.of(client)),
             client=client,
         )
+        about = About(
+            session=logs.name_of(admitted.request_id),
+            key=outcome.key_name,
+            dialect=outcome.dialect.value,
+            peer=request.peer,
+            said=correlation.read(request.headers),
+        )
+        headers = [("dg-request-id", admitted.request_id)]  # C-011
+        if about.said.request_id:
+            headers.append((correlation.REQUEST_ID, about.said.request_id))
+        claim = admission.claim(request, outcome.key_name)
         return wire.Accept(
-            partial(
-                self._hold,
-                admitted,
-                admission.claim(request, outcome.key_name),
-                outcome.key_name,
-                request.peer,
-                seat,
-            ),
+            partial(self._hold, admitted, claim, about, seat),
             outcome.subprotocol,
-            (("dg-request-id", admitted.request_id),),  # C-011
+            tuple(headers),
             over=seat.leave,
         )
 
@@ -302,7 +306,14 @@ class Relay:
         return self._overload.sheds(self.watch.lag.mean_s, trio.current_time())
 
     def _refusal(self, request: wire.Request, refused: Refused, **why: str) -> wire.Response:
-        log.info("refused", status=refused.status, reason=refused.reason, peer=request.peer, **why)
+        log.info(
+            "refused",
+            status=refused.status,
+            reason=refused.reason,
+            peer=request.peer,
+            **why,
+            **correlation.read(request.headers).fields,
+        )
         self.watch.metrics.admissions.add(1, str(refused.status), refused.reason)
         return _page(request, refused.status, refused.reason, refused.again_in_s)
 
@@ -331,25 +342,12 @@ class Relay:
         return False
 
     async def _hold(
-        self,
-        admitted: Admission,
-        claim: Claim,
-        key_name: str | None,
-        peer: str,
-        seat: Seat,
-        leg: wire.Leg,
+        self, admitted: Admission, claim: Claim, about: About, seat: Seat, leg: wire.Leg
     ) -> None:
-        began = trio.current_time()
-        about = About(
-            session=logs.name_of(admitted.request_id),
-            key=key_name,
-            dialect=admitted.dialect.value,
-            peer=peer,
-        )
         self.watch.metrics.admissions.add(1, "101", "admitted")
-        observer = self.watch.overview.observer(leg, about, began)
-        with structlog.contextvars.bound_contextvars(session=about.session):
-            log.info("connected", peer=peer, dialect=about.dialect, key=key_name)
+        observer = self.watch.overview.observer(leg, about, trio.current_time())
+        with structlog.contextvars.bound_contextvars(session=about.session, **about.said.fields):
+            log.info("connected", peer=about.peer, dialect=about.dialect, key=about.key)
             self.live.value += 1
             try:
                 await self._converse(leg, admitted, claim, self._going_away, observer, seat)
@@ -357,7 +355,7 @@ class Relay:
                 self.live.value -= 1
                 now = trio.current_time()
                 observer.over(now)
-                log.info("disconnected", end=observer.end, lasted_s=round(now - began, 3))
+                log.info("disconnected", **observer.life(now))
 
     @property
     def shown(self) -> admin.Sources:
@@ -437,7 +435,8 @@ class Conversations:
         visit = self._continuing.visit(admitted.request_id, claim)
         endpoints = self._endpoints
         calling = endpoints.for_session() if endpoints else bridge.no_functions
-        dial = partial(self._dial, served)
+        said = observer.about.said.trace if served.config.upstream.trace_context else None
+        dial = partial(self._dial, served, said.headers if said else {})
         await bridge.run(
             leg,
             session,
@@ -449,7 +448,9 @@ class Conversations:
             seat=seat,
         )
 
-    def _dial(self, began: Served, target: Target) -> AbstractAsyncContextManager[wire.Leg]:
+    def _dial(
+        self, began: Served, headers: Mapping[str, str], target: Target
+    ) -> AbstractAsyncContextManager[wire.Leg]:
         known = began.destinations[target.upstream]
         chosen = self._current.value.destination(known.address.url) or known
         address = chosen.address
@@ -457,7 +458,7 @@ class Conversations:
             address = self._simulated
         return wire.dial(
             address.url_for(target.model),
-            headers=address.headers,
+            headers={**headers, **address.headers},
             deadline_s=began.config.session.upstream_step_s,
             ssl_context=chosen.trust,
         )

@@ -5,9 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance import pytest_addoption, pytest_configure
+from tests import conformance, planted
+from tests.conformance import pytest_addoption
 
 __all__ = ["pytest_addoption", "pytest_configure", "pytest_runtest_call"]
+
+
+@pytest.hookimpl
+def pytest_configure(config: pytest.Config) -> None:
+    conformance.pytest_configure(config)
+    config.pluginmanager.register(planted)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from relay import cli, voice_agent, wire
+from tests import planted
 from tests.test_server import AGENT, close_code, fetch, refusal
 
 RELAY = (sys.executable, "-m", "relay")
@@ -205,6 +206,7 @@ class Running:
                 return None
             self._unread += data
         text, _, self._unread = self._unread.partition(b"\n")
+        planted.wrote(text.decode())
         line: dict[str, Any] = json.loads(text)  # a traceback would be no JSON
         self.lines.append(line)
         return line

@@ -65,7 +65,8 @@ ROOMS = {
     "parking": Room(),
     "store": Room({"config"}, {"cryptography", "structlog", "time", "trio", "trio_util"}),
     "continuity": Room(
-        {"config", "parking", "session", "store", "voice_agent"}, {"structlog", "time", "trio"}
+        {"config", "logs", "parking", "session", "store", "voice_agent"},
+        {"structlog", "time", "trio"},
     ),
     "config": Room(
         {"limits", "overload", "prices", "session", "settings", "simulator", "voice_agent"}
@@ -95,7 +96,8 @@ ROOMS = {
     ),
     "functions": Room({"config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}),
     "metrics": Room(),
-    "observer": Room({"frames", "metrics", "session"} | CODECS),
+    "correlation": Room(),
+    "observer": Room({"correlation", "frames", "metrics", "session"} | CODECS),
     "admin": Room({"config", "metrics", "observer", "wire"}, {"structlog", "trio"}),
     "process": Room(),
     "watch": Room({"lag", "metrics", "observer", "process"}, {"time", "trio"}),
@@ -114,6 +116,7 @@ ROOMS = {
             "bridge",
             "config",
             "continuity",
+            "correlation",
             "functions",
             "lag",
             "limits",

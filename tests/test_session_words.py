@@ -489,7 +489,7 @@ LINES: list[tuple[Callable[[], Playbook], str, str, dict[str, Any]]] = [
         lambda: configuring().upstream_gone(Loss.CLOSED, code=1013, reason="busy"),
         "warning",
         "upstream_attempt_failed",
-        gone(1, "closed", code=1013, reason="busy"),
+        gone(1, "closed", code=1013),
     ),
     (
         lambda: ready().upstream_text({**voice("r", "", b""), "delta": "AQA="}),
@@ -501,7 +501,7 @@ LINES: list[tuple[Callable[[], Playbook], str, str, dict[str, Any]]] = [
         lambda: ready().upstream_gone(Loss.CLOSED, code=1013, reason="busy"),
         "warning",
         "upstream_lost",
-        {"how": "closed", "code": 1013, "reason": "busy"},
+        {"how": "closed", "code": 1013, "reason": ""},
     ),
     (
         lambda: opened().client(settings()).formats().dials().passes(10.1),

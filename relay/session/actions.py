@@ -5,6 +5,7 @@ in order, with no checkpoint in between; performing one never fails (a socket th
 what was posted to it and is reported through `client_gone` or `upstream_gone`).
 """
 
+import re
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -116,6 +117,15 @@ class Note(msgspec.Struct, frozen=True, tag=True):
     level: Literal["debug", "info", "warning"]
     event: str
     fields: dict[str, str | int | float | bool | None] = {}
+
+
+def word(said: str | None) -> str | None:
+    """A code, a type or an id as a peer wrote it, for a Note. What is no single word may be a
+    sentence, and that may be what somebody said: it is `?`."""
+    return said if said is None or _WORD.fullmatch(said) else "?"
+
+
+_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 
 Action: TypeAlias = (

@@ -60,4 +60,11 @@ class UpstreamGone(msgspec.Struct, frozen=True):
     code: int | None = None
     """Close code, when CLOSED."""
     reason: str = ""
-    """The cause in a few words, without secrets: for the log and for error descriptions."""
+    """The cause in a few words, without secrets, for error descriptions; beside a close code, the
+    upstream's own."""
+
+    @property
+    def cause(self) -> str:
+        """As much of the reason as a log may have: an upstream's words may quote what was said, or
+        a prompt (C-197)."""
+        return self.reason if self.code is None else ""

@@ -7,6 +7,7 @@ words of a message (C-180, L-25).
 
 from relay import realtime
 from relay.session import responses, rollover, rounds, turns, updates
+from relay.session.actions import word
 from relay.session.state import Leg, LegPhase, Response, State, Want
 
 EXPIRED = "session_expired"
@@ -20,7 +21,9 @@ INVISIBLE = (
 )
 """Races that harm nobody (C-179)."""
 UNKNOWN_TYPES = 64
-"""How many unknown event types are counted one by one."""
+"""How many unknown event types are counted one by one..."""
+OTHERS = "*"
+"""...and the rest together."""
 
 
 def configuring(s: State, error: realtime.ErrorDetail, leg: Leg) -> None:
@@ -32,12 +35,18 @@ def configuring(s: State, error: realtime.ErrorDetail, leg: Leg) -> None:
     elif error.kind in responses.FATAL:
         s.fail("FAILED_TO_THINK", error.message, 1000)
     else:
-        s.note("warning", "upstream_error", code=error.code, type=error.type)
+        s.note("warning", "upstream_error", code=word(error.code), type=word(error.type))
 
 
 def live(s: State, error: realtime.ErrorDetail) -> None:
     """An error on the live leg."""
-    s.note("info", "upstream_error", code=error.code, type=error.type, about=error.event_id)
+    s.note(
+        "info",
+        "upstream_error",
+        code=word(error.code),
+        type=word(error.type),
+        about=word(error.event_id),
+    )
     if error.kind == EXPIRED:
         rollover.expired(s)
     elif s.updating is not None and error.event_id == s.updating.event_id:
@@ -55,10 +64,15 @@ def live(s: State, error: realtime.ErrorDetail) -> None:
 def unknown_event(s: State, kind: str, size: int) -> None:
     """Logged for the first of a type, then counted; the client hears nothing (C-181, L-27)."""
     if kind not in s.unknown and len(s.unknown) >= UNKNOWN_TYPES:
-        kind = "*"
+        kind = OTHERS
     s.unknown[kind] = s.unknown.get(kind, 0) + 1
     if s.unknown[kind] == 1:
-        s.note("warning", "unknown_upstream_event", type=kind, size=size)
+        s.note(
+            "warning",
+            "unknown_upstream_event",
+            type=kind if kind == OTHERS else word(kind),
+            size=size,
+        )
 
 
 def _about_request(asked: Want, error: realtime.ErrorDetail) -> bool:

@@ -216,7 +216,7 @@ def attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> bool:
         how=gone.how.value,
         status=gone.status,
         code=gone.code,
-        reason=gone.reason,
+        reason=gone.cause,
     )
     if gone.how is Loss.REFUSED and gone.status in REFUSED_FOR_GOOD and leg.plan is not None:
         s.refusing.append(leg.target.upstream)

@@ -7,7 +7,7 @@ state now, never about an event to come (L-11).
 
 from relay import realtime, voice_agent
 from relay.session import history, rounds, text
-from relay.session.actions import AudioEnds, AudioToClient
+from relay.session.actions import AudioEnds, AudioToClient, word
 from relay.session.state import (
     REMEMBERED,
     AgentItem,
@@ -595,7 +595,7 @@ def _finished(s: State, response: Response, outcome: realtime.Response) -> None:
     _say_complete(s, response)
     reason = outcome.status_details.reason if outcome.status_details else None
     if outcome.status == "incomplete":
-        s.note("info", "response_incomplete", reason=reason)
+        s.note("info", "response_incomplete", reason=word(reason))
         if reason == "content_filter":
             s.warn("THINK_REQUEST_FAILED", "The answer was cut by the content filter.")
     spoke = response.first_audio_at is not None

@@ -52,7 +52,7 @@ def leg_gone(s: State, number: int, gone: UpstreamGone) -> None:
     """A leg ended by itself, or could not be opened."""
     if s.live is not None and s.live.number == number:
         s.trouble = gone.reason or gone.how.value
-        s.note("warning", "upstream_lost", how=gone.how.value, code=gone.code, reason=gone.reason)
+        s.note("warning", "upstream_lost", how=gone.how.value, code=gone.code, reason=gone.cause)
         if s.options.rollover:
             _lost(s)
         elif gone.code == 1001 and MAX_DURATION in gone.reason:

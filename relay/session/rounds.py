@@ -11,7 +11,7 @@ import msgspec
 
 from relay import realtime, voice_agent
 from relay.session import history, text
-from relay.session.actions import CallEndpoint, CancelEndpoint
+from relay.session.actions import CallEndpoint, CancelEndpoint, word
 from relay.session.state import REMEMBERED, Call, Reason, Round, State, Timer, Want
 
 CUT = " [truncated]"
@@ -26,7 +26,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
         arguments=item.arguments or "{}",  # C-160
     )
     if call.id in s.past_calls or _find(s, call.id) is not None:
-        s.note("info", "call_repeated", call=call.id)  # C-224
+        s.note("info", "call_repeated", call=word(call.id))  # C-224
         return
     round_ = next((r for r in s.rounds if r.response == response), None)
     if round_ is None:
@@ -192,7 +192,7 @@ def _request(s: State, calls: list[Call]) -> None:
 
 def _reject(s: State, call: Call, reason: str) -> None:
     """Answer a call that nobody can, so that the model recovers."""
-    s.note("warning", "call_rejected", call=call.id, reason=reason)
+    s.note("warning", "call_rejected", call=word(call.id), reason=reason)
     _output(s, call, _error(reason))
 
 

@@ -8,6 +8,7 @@ import math
 
 from relay import realtime, voice_agent
 from relay.session import history
+from relay.session.actions import word
 from relay.session.state import State, Timer, TurnPhase, UserItem
 
 USER_ITEMS = 64
@@ -86,7 +87,7 @@ def transcribed(s: State, event: realtime.ConversationItemInputAudioTranscriptio
     known = event.item_id in s.user_items
     user = user_item(s, event.item_id)
     if known and not user.pending:
-        s.note("debug", "transcription_repeated", item=event.item_id)  # C-224
+        s.note("debug", "transcription_repeated", item=word(event.item_id))  # C-224
         return
     model = s.applied.listen.transcription
     if event.usage and model is not None:
@@ -106,7 +107,7 @@ def not_transcribed(
     s: State, event: realtime.ConversationItemInputAudioTranscriptionFailed
 ) -> None:
     """No text for this item: nothing waits for it (C-125)."""
-    s.note("info", "transcription_failed", item=event.item_id, code=event.error.code)
+    s.note("info", "transcription_failed", item=word(event.item_id), code=word(event.error.code))
     _resolved(s, event.item_id, user_item(s, event.item_id))
 
 
