@@ -6,10 +6,12 @@ that it asks about.
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
 import trio
 
 from relay import config
 from relay.config import Address, Config, TokenKey
+from relay.limits import Limits
 from relay.probe import Probe, probe
 from relay.served import Destination, Served, build
 from relay.simulator.server import Options, serve_simulator
@@ -62,4 +64,13 @@ def _shown(served: Served, token_key: TokenKey | None) -> Iterator[str]:
     if auth.origins is not None:
         origins = ", ".join(auth.origins) or "none"
     yield f"auth       {auth.mode}, {accepted}; browsers from origins: {origins}"
+    rules = served.rules
+    limits = [f"all {_given(rules.total)}", f"each {_given(rules.key)}"]
+    yield f"limits     {'; '.join(limits)}; {len(rules.named)} names have others"
     yield f"upstream   {address.shown}, model {configured.upstream.model} ({address.chosen_by})"
+
+
+def _given(limits: Limits) -> str:
+    """`sessions=5 tokens_per_day=1000`, as in the keys file."""
+    given = msgspec.structs.asdict(limits).items()
+    return " ".join(f"{name}={value:.12g}" for name, value in given if value) or "none"

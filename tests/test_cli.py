@@ -114,6 +114,20 @@ def test_check_passes_when_the_upstream_answers(capsys: pytest.CaptureFixture[st
     assert err == ""
 
 
+def test_check_says_how_much_may_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["check", "--no-dial", "--upstream", "simulator"]
+    assert cli.main(arguments) == 0
+    assert "limits     all none; each none; 0 names have others\n" in capsys.readouterr().out
+    limits = [
+        "limits.sessions=9",
+        "limits.key.tokens_per_day=1000000",
+        "limits.key.session_minutes=1.5",
+    ]
+    assert cli.main([*arguments, *(f"--set={limit}" for limit in limits)]) == 0
+    shown = "all sessions=9; each tokens_per_day=1000000 session_minutes=1.5; 0 names have others"
+    assert f"limits     {shown}\n" in capsys.readouterr().out
+
+
 def test_check_can_leave_the_upstream_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,7 +141,7 @@ ROOMS = {
     "ready": Room({"config"}),
     "simulate": Room({"ready", "simulator.server"}, {"trio", "structlog"}),
     "probe": Room({"realtime", "served", "wire"}, {"trio"}),
-    "check": Room({"config", "probe", "served", "simulator.server"}, {"trio"}),
+    "check": Room({"config", "limits", "probe", "served", "simulator.server"}, {"trio"}),
     "talk": Room(
         {
             "audio",
