@@ -275,6 +275,13 @@ class Config(Section, frozen=True):
     log: Log = Log()
 
     @property
+    def upstream_models(self) -> frozenset[str]:
+        """The models that are named here; a client may name more."""
+        names = {self.upstream.model, self.upstream.transcription_model, *self.prices}
+        names |= {*self.models.values(), *self.transcription_models.values()}
+        return frozenset(names | {each.model for each in self.upstreams if each.model})
+
+    @property
     def upstream_traits(self) -> tuple[UpstreamTraits, ...]:
         """What sessions know of the upstreams, in order of preference."""
         ends = self.upstream.ends_responses

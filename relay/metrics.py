@@ -250,6 +250,25 @@ class Metrics:
             "relay_shed_audio_seconds_total",
             "Audio dropped because the upstream did not keep up.",
         )
+        # What it costs.
+        self.audio = Counter(
+            "relay_upstream_audio_seconds_total",
+            "Audio that upstreams were sent (in) and said (out).",
+            ("direction",),
+            [("in",), ("out",)],
+        )
+        self.responses = Counter("relay_upstream_responses_total", "Responses of upstreams.")
+        self.tokens = Counter(
+            "relay_upstream_tokens_total", "What upstreams count, by model.", ("model", "kind")
+        )
+        self.transcribed = Counter(
+            "relay_upstream_transcribed_seconds_total",
+            "Speech transcribed by models that count time, by model.",
+            ("model",),
+        )
+        self.cost = Counter(
+            "relay_upstream_cost_total", "What that costs by the table of prices.", ("currency",)
+        )
         # How long things take.
         self.dials = Counter(
             "relay_upstream_dials_total",

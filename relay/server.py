@@ -366,15 +366,12 @@ class Relay:
 
     def snapshot(self) -> Snapshot:
         """All figures of this process, as they are now."""
-        metrics, ledger = self.watch.metrics, self.metering.ledger
+        metrics = self.watch.metrics
         metrics.draining.put(float(self.draining))
         metrics.parked.put(self.parked())
         metrics.reloads.reach(self.reloads.done, "done")
         metrics.reloads.reach(self.reloads.refused, "refused")
-        for limit, times in ledger.refused.items():
-            metrics.limits_refused.reach(times, limit)
-        for limit, times in ledger.ended.items():
-            metrics.limits_ended.reach(times, limit)
+        self.watch.metered(self.metering, self.served.config.upstream_models)
         return self.watch.snapshot()
 
     def _report(self, faults: ExceptionGroup[Exception]) -> None:

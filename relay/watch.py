@@ -1,20 +1,24 @@
 """watch: what can be seen of this process from outside.
 
-It holds the figures (`relay.observer`), measures the loop, asks the system what the process uses,
-and brings that together when somebody looks. It decides nothing and serves nothing.
+It holds the figures (`relay.observer`), measures the loop, asks the system what the process uses
+and the meter what conversations do (`relay.metering`), and brings that together when somebody
+looks. It decides nothing and serves nothing.
 """
 
 import contextlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterator
 
+import msgspec
 import trio
 
 from relay import process
 from relay.lag import Lag
-from relay.metrics import Metrics, Snapshot
+from relay.metering import Metering
+from relay.metrics import OTHER, Metrics, Snapshot
 from relay.observer import Live, Overview
 
 _VERSION = importlib.metadata.version("voice-agent-relay")
@@ -43,6 +47,32 @@ class Watch:
             yield
         finally:
             self._connections -= 1
+
+    def metered(self, meter: Metering, models: Container[str]) -> None:
+        """What was used and which limits were reached. `models`: those that have a label of their
+        own; a client may name others."""
+        metrics, used = self.metrics, meter.used
+        metrics.audio.reach(used.input_ms / 1000, "in")
+        metrics.audio.reach(used.output_ms / 1000, "out")
+        metrics.responses.reach(used.responses)
+        tokens: Counter[tuple[str, str]] = Counter()
+        for model, counted in used.tokens.items():
+            for kind, count in msgspec.structs.asdict(counted).items():
+                tokens[model if model in models else OTHER, kind] += count
+        for labels, count in tokens.items():
+            metrics.tokens.reach(count, *labels)
+        transcribed: dict[str, float] = {}
+        for model, seconds in used.transcribed_s.items():
+            label = model if model in models else OTHER
+            transcribed[label] = transcribed.get(label, 0.0) + seconds
+        for label, seconds in transcribed.items():
+            metrics.transcribed.reach(seconds, label)
+        for currency, amount in meter.cost.items():
+            metrics.cost.reach(amount, currency)
+        for limit, times in meter.ledger.refused.items():
+            metrics.limits_refused.reach(times, limit)
+        for limit, times in meter.ledger.ended.items():
+            metrics.limits_ended.reach(times, limit)
 
     def live(self) -> list[Live]:
         """The sessions that are going on."""

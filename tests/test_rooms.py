@@ -100,7 +100,7 @@ ROOMS = {
     "observer": Room({"correlation", "frames", "metrics", "session"} | CODECS),
     "admin": Room({"config", "metrics", "observer", "wire"}, {"structlog", "trio"}),
     "process": Room(),
-    "watch": Room({"lag", "metrics", "observer", "process"}, {"time", "trio"}),
+    "watch": Room({"lag", "metering", "metrics", "observer", "process"}, {"time", "trio"}),
     "lag": Room(doors={"trio"}),
     "systemd": Room(doors={"trio", "socket", "structlog", "time"}),
     "logs": Room(doors={"logging", "structlog"}),
