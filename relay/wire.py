@@ -23,6 +23,7 @@ import functools
 import math
 import os
 import re
+import select
 import ssl
 import struct
 import sys
@@ -848,6 +849,8 @@ async def _serve(stream: trio.abc.Stream, route: Route, head_s: float) -> None:
 async def _serve_request(
     stream: trio.abc.Stream, http: h11.Connection, request: Request, route: Route
 ) -> None:
+    if request.wants_websocket and _has_left(stream):
+        return  # A storm of those would cost a conversation each.
     fault: Exception | None = None
     try:
         # No route may grant a CONNECT: behind a 2xx there would be a tunnel, and we have none.
@@ -1090,6 +1093,17 @@ def _status(head: bytes) -> int | None:
 
 def _tokens(value: str) -> tuple[str, ...]:
     return tuple(token for part in value.split(",") if (token := part.strip()))
+
+
+def _has_left(stream: trio.abc.Stream) -> bool:
+    """Whether the peer will send nothing more, beyond what may still be unread."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream):
+        return False
+    poll = select.poll()
+    poll.register(stream.socket.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _peer(stream: trio.abc.Stream) -> str:

@@ -5,7 +5,9 @@ The conversation is a fake here; the sockets are real.
 
 import contextlib
 import hashlib
+import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -324,6 +326,53 @@ async def test_a_failure_ends_its_own_connection_and_nothing_else() -> None:
             assert (await fetch(address, "/healthz"))[0] == 200
     (failure,) = [line for line in lines if line["log_level"] == "error"]
     assert failure["event"] == "connection failed"
+
+
+UPGRADE = (
+    f"GET {AGENT} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+).encode()
+
+
+@contextlib.asynccontextmanager
+async def accepted() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+    """The two ends of a TCP connection: the client's, and the server's."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        client = await trio.open_tcp_stream(*listener.socket.getsockname())
+        server_end = await listener.accept()
+    async with client, server_end:
+        yield client, server_end
+
+
+@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+async def test_who_has_left_by_the_time_that_its_request_is_read_costs_no_conversation(
+    how: str,
+) -> None:
+    talkers = Talkers()
+    relay = Relay(Current(Served(Config())), talkers)
+    async with accepted() as (client, server_end):
+        await client.send_all(UPGRADE)
+        if how == "half-close":
+            await client.send_eof()
+        else:
+            if how == "reset":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await client.aclose()
+        with structlog.testing.capture_logs() as lines:
+            await relay.connection(server_end)
+    assert talkers.admissions == []
+    assert lines == []
+
+
+async def test_a_plain_request_is_answered_also_when_nothing_will_follow_it() -> None:
+    relay = Relay(Current(Served(Config())), Talkers())
+    async with accepted() as (client, server_end), trio.open_nursery() as nursery:
+        await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        await client.send_eof()
+        nursery.start_soon(relay.connection, server_end)
+        page = b"".join([data async for data in client])
+    assert page.endswith(b"\r\n\r\nalive\n")
 
 
 # Draining. Time is short because it is configuration.
