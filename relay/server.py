@@ -21,7 +21,18 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from relay import admin, admission, bridge, config, continuity, correlation, logs, systemd, wire
+from relay import (
+    admin,
+    admission,
+    bridge,
+    config,
+    continuity,
+    correlation,
+    descriptors,
+    logs,
+    systemd,
+    wire,
+)
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.continuity import Continuity
@@ -66,6 +77,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain; the exit code: 0 drained, 1 stopped by a second
     signal. SIGHUP, and any change of `file` or of what it names, has `load` read the configuration
     again. Raises `ConfigError` before anything is served."""
+    systemd.check(environment)
     sources = Sources(file, load, environment)
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
@@ -130,6 +142,7 @@ async def running(
         configured = served.config
         _announce(served.destinations[0].address, environment)
         continuing = await stack.enter_async_context(continuity.opened(configured))
+        descriptors.provide(served.rules)
         opened = await stack.enter_async_context(contextlib.AsyncExitStack())
         metering = Metering(served.rules, configured.prices)
         await stack.enter_async_context(metering.kept_in(continuing.store))
@@ -214,6 +227,7 @@ class Relay:
             config.demand_keys(new.config.auth, host)
         if self._prepare is not None:
             await self._prepare(new)
+        descriptors.provide(new.rules)
         if new.config.log != self.served.config.log:
             logs.set_up(new.config.log.level, new.config.log.format)
         self.metering.rules, self.metering.prices = new.rules, new.config.prices

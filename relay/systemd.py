@@ -12,8 +12,20 @@ from collections.abc import Mapping
 import structlog
 import trio
 
+from relay.config import ConfigError
+
+NUMBERS = ("LISTEN_PID", "LISTEN_FDS", "WATCHDOG_PID", "WATCHDOG_USEC")
 FIRST_SOCKET = 3
 """SD_LISTEN_FDS_START: the descriptor after standard error."""
+
+
+def check(environment: Mapping[str, str]) -> None:
+    """Raises `ConfigError` for what libsystemd would not understand either. To go on without would
+    be to serve another address, or to be killed for silence."""
+    for name in NUMBERS:
+        text = environment.get(name, "0")
+        if not (text.isascii() and text.isdigit()):
+            raise ConfigError(f"{name}: expected a number, got {text!r}")
 
 
 def notify(environment: Mapping[str, str], **state: str | int) -> None:
@@ -46,14 +58,25 @@ def is_activated(environment: Mapping[str, str]) -> bool:
 
 
 def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
-    """The listening sockets of socket activation; empty when there are none for this process."""
+    """The listening sockets of socket activation; empty when there are none for this process.
+    Raises `ConfigError` for what is none."""
     if not is_activated(environment):
         return []
     count = int(environment.get("LISTEN_FDS", "0"))
     descriptors = range(FIRST_SOCKET, FIRST_SOCKET + count)
-    for descriptor in descriptors:
+    return [_listening(descriptor) for descriptor in descriptors]
+
+
+def _listening(descriptor: int) -> socket.socket:
+    try:
         os.set_inheritable(descriptor, False)
-    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        found = socket.socket(fileno=descriptor)
+        listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ConfigError(f"LISTEN_FDS: descriptor {descriptor}: {error.strerror}") from None
+    if not listens or found.family not in (socket.AF_INET, socket.AF_INET6):
+        raise ConfigError(f"LISTEN_FDS: descriptor {descriptor} is no listening TCP socket")
+    return found
 
 
 async def watchdog(environment: Mapping[str, str]) -> None:

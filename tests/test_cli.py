@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -89,6 +90,14 @@ def test_a_configuration_that_cannot_be_served_is_one_line(
     assert out == ""
     assert err.startswith(f"relay: {message}")
     assert err.count("\n") == 1
+
+
+def test_nonsense_of_the_service_manager_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30s")
+    assert cli.main(["--listen", "127.0.0.1:0"]) == 2
+    assert capsys.readouterr().err == "relay: WATCHDOG_USEC: expected a number, got '30s'\n"
 
 
 def test_a_service_without_a_key_does_not_start(
@@ -369,6 +378,20 @@ async def test_a_browser_needs_a_minted_token_and_no_key(tmp_path: Path) -> None
     log = str(relay.lines)
     assert "planted-secret" not in log
     assert not any(part in log for part in token.split("."))
+
+
+async def test_it_takes_as_many_descriptors_as_it_may_have(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text("[limits]\nsessions = 100\n")
+    prefix = "ulimit -Sn 100 && ulimit -Hn 264"
+    async with process(*ANY_PORT, "--config", str(file), prefix=prefix) as relay:
+        assert resource.prlimit(relay.pid, resource.RLIMIT_NOFILE) == (264, 264)
+        file.write_text("[limits]\nsessions = 101\n")
+        relay.signal(signal.SIGHUP)
+        short = await relay.until("too few descriptors for limits.sessions")
+        assert (short["available"], short["needed"]) == (264, 266)
+        relay.signal(signal.SIGTERM)
+        assert await relay.ended() == 0
 
 
 async def test_running_out_of_descriptors_passes() -> None:

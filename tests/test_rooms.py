@@ -24,6 +24,7 @@ WATCHED = {
     "logging",
     "numpy",
     "random",
+    "resource",
     "secrets",
     "socket",
     "soxr",
@@ -102,8 +103,9 @@ ROOMS = {
     "process": Room(),
     "watch": Room({"lag", "metering", "metrics", "observer", "process"}, {"time", "trio"}),
     "lag": Room(doors={"trio"}),
-    "systemd": Room(doors={"trio", "socket", "structlog", "time"}),
+    "systemd": Room({"config"}, doors={"trio", "socket", "structlog", "time"}),
     "logs": Room(doors={"logging", "structlog"}),
+    "descriptors": Room({"limits"}, {"resource", "structlog"}),
     "certificates": Room({"config"}, {"ssl"}),
     "served": Room(
         {"admission", "certificates", "config", "limits", "session", "settings", "tokens"}, {"ssl"}
@@ -117,6 +119,7 @@ ROOMS = {
             "config",
             "continuity",
             "correlation",
+            "descriptors",
             "functions",
             "lag",
             "limits",

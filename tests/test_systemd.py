@@ -15,6 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from relay import systemd
+from relay.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +71,16 @@ async def test_a_watchdog_that_is_not_ours_ends_at_once(environment: dict[str, s
         await systemd.watchdog(environment)
 
 
+@pytest.mark.parametrize("name", systemd.NUMBERS)
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "١"])
+def test_a_number_that_is_none_is_an_error_as_with_libsystemd(name: str, text: str) -> None:
+    systemd.check({})
+    systemd.check({name: "30"})
+    with pytest.raises(ConfigError) as refused:
+        systemd.check({name: text})
+    assert str(refused.value) == f"{name}: expected a number, got {text!r}"
+
+
 INHERIT = """
 import os
 from relay import systemd
@@ -96,6 +107,36 @@ def test_the_sockets_of_socket_activation_are_taken_over() -> None:
         )
         ports = [one.getsockname()[1], two.getsockname()[1]]
     assert result.stdout.splitlines() == [f"{ports} [False, False]", "[]"]
+
+
+@pytest.mark.parametrize(
+    ("opened", "complaint"),
+    [
+        ("3</dev/null", "LISTEN_FDS: descriptor 3: Socket operation on non-socket"),
+        ("3<&{connected}", "LISTEN_FDS: descriptor 3 is no listening TCP socket"),
+        ("3<&{local}", "LISTEN_FDS: descriptor 3 is no listening TCP socket"),
+    ],
+)
+def test_what_is_no_listening_socket_ends_in_one_line_and_exit_code_2(
+    opened: str, complaint: str, tmp_path: Path
+) -> None:
+    with (
+        socket.socket() as connected,
+        socket.socket(socket.AF_UNIX) as local,
+    ):
+        local.bind(str(tmp_path / "socket"))
+        local.listen()
+        prefix = opened.format(connected=connected.fileno(), local=local.fileno())
+        serve = f'exec {prefix}; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+        relay = [sys.executable, "-m", "relay", "--upstream", "simulator"]
+        result = subprocess.run(
+            ["bash", "-c", serve, "bash", *relay],
+            pass_fds=(connected.fileno(), local.fileno()),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (2, f"relay: {complaint}\n")
 
 
 def check_unit(*arguments: str) -> subprocess.CompletedProcess[str]:
