@@ -275,3 +275,12 @@ def test_after_a_cut_nothing_more_is_heard(
     for moment in later:
         for item in ITEMS:
             assert playback.heard_ms(item, now + moment) == pytest.approx(heard[item], abs=CLOSE)
+
+
+def test_an_item_that_is_called_otherwise_keeps_what_was_heard_of_it() -> None:
+    play = Playback()
+    play.sent("one", 100, 0.0)
+    play.sent("two", 100, 0.0)
+    play.renamed({"one": "was_one", "three": "was_three"})
+    assert [play.heard_ms(item, 1.0) for item in ("one", "was_one", "two")] == [0, 100, 100]
+    assert [item.item for item in play.unheard(0.05)] == ["was_one", "two"]

@@ -6,19 +6,23 @@ from typing import Any
 import pytest
 
 from relay.session.facts import Loss
-from tests.expected import Captured, like
+from tests.expected import Captured, Wire, like
 from tests.playbook import WALL, Playbook
 from tests.scenes import (
     answer,
     answering,
+    assistant,
     calls,
     configuring,
     created,
     error,
     failure,
+    heard,
+    message_added,
     opened,
     pcm,
     ready,
+    reply,
     request,
     response_created,
     response_done,
@@ -267,3 +271,100 @@ def test_what_nobody_wants_any_more_is_not_asked_for_on_the_next_upstream() -> N
     book = configuring(settings(greeting="Welcome!")).updated().to_client("SettingsApplied")
     book.to_upstream("response.create").upstream(speech_started()).to_client("UserStartedSpeaking")
     rebuilt(book).passes(5).nothing()
+
+
+# Ids that an upstream chose, and the next one chooses again.
+
+
+def answered(book: Playbook, question: str = "Hi.", reply_text: str = "Hello.") -> Playbook:
+    """A spoken turn and its spoken answer, of which all is heard; the same ids each time."""
+    book.upstream(*speech(), transcribed("item_u1", question))
+    book.to_client("UserStartedSpeaking", user(question))
+    book.upstream(*reply(text=reply_text)).to_client("AgentThinking", "AgentStartedSpeaking")
+    book.audio_to_client().to_client(assistant(reply_text), "AgentAudioDone", "LatencyReport")
+    return book.passes(1)
+
+
+def told(book: Playbook, leg: int) -> list[str]:
+    """What an upstream was told of the conversation before it."""
+    items = (e["item"] for e in book.sent[leg] if e["type"] == "conversation.item.create")
+    return ["".join(part["text"] for part in item.get("content", [])) for item in items]
+
+
+@pytest.mark.conformance("C-242", "C-224")
+def test_an_upstream_that_numbers_its_items_anew_is_understood() -> None:
+    book = rebuilt(answered(ready(), "One?", "One.")).to_upstream(*["conversation.item.create"] * 2)
+    book = rebuilt(answered(book, "Two?", "Two.")).to_upstream(*["conversation.item.create"] * 4)
+    answered(book, "Three?", "Three.")
+    assert told(book, 3) == ["One?", "One.", "Two?", "Two."]
+
+
+@pytest.mark.conformance("C-242", "C-244")
+def test_an_upstream_that_numbers_its_calls_anew_has_them_answered() -> None:
+    """Also while a call of the upstream before it is open."""
+    book = ready(settings(functions=("f", "g"))).upstream(response_created())
+    book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1"), response_done())
+    rebuilt(book.to_client(request("call_1"))).to_upstream("conversation.item.create")
+    book.upstream(response_created(), *calls("resp_1", "call_2")).to_client("AgentThinking")
+    book.to_client(request("call_2")).client(answer("call_2"))
+    book.to_upstream("conversation.item.create").client(answer("call_1"))
+    book.to_upstream("conversation.item.create").acks().nothing()
+    book.upstream(response_done()).to_upstream("response.create").begins("resp_2")
+    book.to_client("AgentThinking").upstream(response_done("resp_2")).to_client("LatencyReport")
+    rebuilt(book).to_upstream(*["conversation.item.create"] * 4)
+    book.upstream(response_created(), *calls("resp_1", "call_2")).to_client("AgentThinking")
+    book.to_client(request("call_2"))
+
+
+@pytest.mark.conformance("C-242", "C-246")
+def test_what_was_heard_of_two_items_with_one_id_is_told_of_each() -> None:
+    book = answering("One two three four five.", ms=10_000).passes(2)
+    book.upstream_gone().to_client(LOST, assistant("One two three four five."), "AgentAudioDone")
+    book.dials().upstream_opens().upstream(created()).to_upstream("session.update").updated()
+    book.to_upstream("conversation.item.create", "conversation.item.create", "response.create")
+    book.begins("resp_1").to_client("AgentThinking").upstream(*message_added("resp_1", "item_a1"))
+    book.upstream(heard("resp_1", "item_a1", "Six."), voice("resp_1", "item_a1", pcm(1000)))
+    book.to_client("AgentStartedSpeaking").audio_to_client()
+    book.passes(3).upstream(speech_started()).audio_dropped().to_client("UserStartedSpeaking")
+    book.to_upstream(like("conversation.item.truncate", item_id="item_a1", audio_end_ms=0))
+    book.upstream_gone().to_client(LOST).passes(1).dials().upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated().to_upstream(*["conversation.item.create"] * 2)
+    assert told(book, 3) == ["Hi.", "One two"]
+
+
+@pytest.mark.conformance("C-245", "C-242")
+@pytest.mark.parametrize("item", ["item_u1", ""])
+def test_each_turn_is_asked_again_once_whatever_its_item_is_called(item: str) -> None:
+    again = like("response.create", response={"metadata": {"relay": "turn"}})
+    book = ready()
+    for turn in range(1, 4):
+        book.upstream_text(*(nameless(event, item) for event in speech()))
+        book.to_client("UserStartedSpeaking")
+        book.upstream_text(nameless(transcribed("item_u1", f"Turn {turn}."), item))
+        book.to_client(user(f"Turn {turn}."))
+        rebuilt(book).to_upstream(*["conversation.item.create"] * turn, again)
+        assert told(book, turn + 1) == [f"Turn {n}." for n in range(1, turn + 1)]
+        book.begins("resp_1").to_client("AgentThinking")
+        book.upstream(response_done()).to_client("LatencyReport")
+
+
+@pytest.mark.conformance("C-186")
+def test_turns_without_names_are_turns_of_their_own() -> None:
+    book = ready()
+    for question in ("One?", "Two?"):
+        book.upstream_text(*(nameless(event, "") for event in speech()))
+        book.to_client("UserStartedSpeaking")
+        book.upstream_text(nameless(transcribed("item_u1", question), ""))
+        book.to_client(user(question)).upstream(*reply(f"resp_{question}", f"item_{question}"))
+        book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+        book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport").passes(1)
+    rebuilt(book).to_upstream(*["conversation.item.create"] * 4)
+    assert told(book, 2) == ["One?", "Hello.", "Two?", "Hello."]
+
+
+def nameless(event: Wire, item: str) -> dict[str, Any]:
+    """The event with another name for the user's item, or none."""
+    named = {key: value for key, value in event.items() if key != "item_id"}
+    if "item" in named:
+        named["item"] = {**named["item"], "id": item}
+    return named | ({"item_id": item} if item else {})

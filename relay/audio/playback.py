@@ -13,6 +13,7 @@ does not stay in the model's memory of the conversation (L-45).
 """
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 
@@ -114,6 +115,12 @@ class Playback(msgspec.Struct):
         for stretch in self.timeline:
             stretch.ms = stretch.heard_ms(now)
         self.timeline = [stretch for stretch in self.timeline if stretch.ms > _DUST_MS]
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """These items are called otherwise from here on."""
+        for stretch in self.timeline:
+            of = stretch.of
+            stretch.of = msgspec.structs.replace(of, item=names.get(of.item, of.item))
 
     def sent_ms(self, item: str) -> float:
         """What was posted of this item, minus what was dropped or cut."""

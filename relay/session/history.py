@@ -16,19 +16,22 @@ def wrote(s: State, item: realtime.Item) -> None:
     _add(s, item)
 
 
-def spoke(s: State, item_id: str) -> realtime.Item:
-    """The user has said something; its text may come later (`transcribed`)."""
-    entry = _find(s, item_id, "user")
-    if entry is None:
-        entry = realtime.Item(type="message", id=item_id, role="user")
-        _add(s, entry)
-    return entry
+def spoke(s: State, item_id: str) -> None:
+    """The user has said something; its text comes later (`transcribed`), or came already. Without
+    an id it is another turn each time."""
+    if not item_id or _find(s, item_id, "user") is None:
+        _add(s, realtime.Item(type="message", id=item_id, role="user"))
 
 
 def transcribed(s: State, item_id: str, content: str) -> None:
     """What the user has said."""
-    spoke(s, item_id).content = [realtime.ContentPart(type="input_text", text=content)]
-    s.revision += 1
+    part = realtime.ContentPart(type="input_text", text=content)
+    entry = _find(s, item_id, "user")
+    if entry is None:
+        _add(s, realtime.Item(type="message", id=item_id, role="user", content=[part]))
+    else:
+        entry.content = [part]
+        s.revision += 1
 
 
 def answered(s: State, item_id: str, content: str) -> None:
@@ -63,6 +66,15 @@ def called(s: State, item: realtime.Item) -> None:
     )
 
 
+def left(s: State) -> None:
+    """The upstream that chose the ids is gone, and the next one may choose the same for others."""
+    names: dict[str, str] = {}
+    for entry in s.log:
+        if entry.id is not None and not s.chose(entry.id):
+            names[entry.id] = entry.id = s.new_id("was")
+    s.playback.renamed(names)
+
+
 def replay(s: State) -> list[realtime.Item]:
     """The items to tell a new upstream, oldest first: what says nothing is left out."""
     return [entry for entry in s.log if entry.type != "message" or text_of(entry)]
@@ -77,6 +89,7 @@ def text_of(item: realtime.Item) -> str:
 def _add(s: State, item: realtime.Item) -> None:
     s.log.append(item)
     s.revision += 1
+    s.user_turns += item.role == "user"
     if len(s.log) > s.options.history_items or _chars(s.log) > s.options.history_chars:
         s.log = _bounded(s)
 

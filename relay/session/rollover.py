@@ -265,8 +265,6 @@ def settle(s: State) -> None:
         want.waits_for = []
     if again is not None:
         s.wants.insert(0, again)
-    for user in s.user_items.values():
-        user.pending = False
     text.release(s)
     if s.turn is not TurnPhase.SPEAKING:
         s.kept, s.kept_bytes = [], 0
@@ -277,6 +275,7 @@ def settle(s: State) -> None:
     if s.gathered:
         s.held.insert(0, s.gathered)
         s.gathered = b""
+    _forget_names(s)
     s.unacknowledged = []
     s.uncommitted_bytes = s.bad_audio = s.bad_frames = 0
     s.cancelled_for_speech = False
@@ -291,6 +290,16 @@ def settle(s: State) -> None:
         Timer.SWITCH,
         Timer.PLAYED,
     )
+
+
+def _forget_names(s: State) -> None:
+    """An upstream may choose the ids that the one before it chose for something else (C-242)."""
+    s.user_items = {}
+    s.ended, s.past_items, s.past_calls = [], [], []
+    s.measured.item = ""
+    for round_ in s.rounds:
+        round_.response = None
+    history.left(s)
 
 
 def _owed(s: State) -> Want | None:
@@ -327,8 +336,8 @@ def _rest_of(s: State, response: Response) -> Want | None:
 def _question(s: State) -> Want | None:
     """The user's last turn, asked again: once, and only if its words are known."""
     last = next((item for item in reversed(s.log) if item.role == "user"), None)
-    if last is None or not history.text_of(last) or last.id == s.asked_again:
+    if last is None or not history.text_of(last) or s.asked_again == s.user_turns:
         s.warn("THINK_REQUEST_FAILED", "The last turn was lost with the connection.")
         return None
-    s.asked_again = last.id or ""
+    s.asked_again = s.user_turns
     return Want(reason=Reason.TURN, serial=s.number(), since=s.now)

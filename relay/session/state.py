@@ -308,7 +308,8 @@ class Call(msgspec.Struct, kw_only=True):
 class Round(msgspec.Struct, kw_only=True):
     """The calls of one response, until all are answered (4.5)."""
 
-    response: str
+    response: str | None
+    """None: one of an upstream that is gone."""
     calls: dict[str, Call] = {}
     final: bool = False
     """The response is over: no more calls will come."""
@@ -431,8 +432,10 @@ class Kept(msgspec.Struct, kw_only=True):
     """What was said and done, oldest first."""
     revision: int = 0
     """Rises when something has happened that a crash should not undo."""
-    asked_again: str = ""
-    """The user's item that was asked again after a loss; once is enough."""
+    user_turns: int = 0
+    """How many of it were the user's."""
+    asked_again: int = 0
+    """As many as there were when the last of them was asked again after a loss; once is enough."""
 
     # text
     awaited: list[str] = []
