@@ -241,3 +241,38 @@ def test_shorter_sessions_are_warned_of_their_end_too() -> None:
     pair.client({"type": "KeepAlive"}).passes(30)
     assert pair.closed is not None
     assert (pair.closed.code, pair.closed.reason) == (1000, "MAXIMUM_SESSION_LENGTH_REACHED")
+
+
+def test_responses_without_an_id_are_counted_each() -> None:
+    usage = Usage()
+    usage.responded("m", realtime.Response(id="", usage=realtime.Usage(input_tokens=3)))
+    usage.responded("m", realtime.Response(id="", usage=realtime.Usage(input_tokens=4)))
+    assert usage.taken().total_tokens == 7
+
+
+@pytest.mark.conformance("C-242")
+def test_a_response_of_the_next_upstream_is_another_though_its_id_is_the_same() -> None:
+    pair = ready().client(says("One")).until("LatencyReport").passes(5)
+    first = pair.session.usage.billed[-1]
+    pair.loses_upstream().passes(5)
+    assert pair.session.live is not None
+    again = realtime.Response(id=first, usage=realtime.Usage(input_tokens=1_000_000))
+    pair.session.upstream_event(2, realtime.ResponseDone(response=again), pair.now)
+    assert pair.session.spent().total_tokens > 1_000_000
+
+
+def test_who_has_asked_for_nothing_has_used_nothing() -> None:
+    pair = Pair()
+    assert pair.session.spent() == Used()
+    assert pair.session.bill().fields() == {
+        "connections": 1,
+        "lasted_s": 0.0,
+        "input_audio_s": 0.0,
+        "output_audio_s": 0.0,
+        "user_chars": 0,
+        "agent_chars": 0,
+        "responses": 0,
+        "function_calls": 0,
+        "tokens": {},
+        "transcribed_s": {},
+    }

@@ -295,7 +295,7 @@ def settle(s: State) -> None:
 def _forget_names(s: State) -> None:
     """An upstream may choose the ids that the one before it chose for something else (C-242)."""
     s.user_items = {}
-    s.ended, s.past_items, s.past_calls = [], [], []
+    s.ended, s.past_items, s.past_calls, s.usage.billed = [], [], [], []
     s.measured.item = ""
     for round_ in s.rounds:
         round_.response = None
