@@ -429,13 +429,19 @@ def test_interrupt_after_the_response_is_done_cuts_what_is_still_playing() -> No
 # What cannot be said.
 
 
-@pytest.mark.parametrize("nothing", [{}, {"message": ""}, {"content": ""}])
+@pytest.mark.parametrize("nothing", [{}, {"message": ""}, {"content": ""}, {"message": " \n"}])
 @pytest.mark.conformance("C-209")
 def test_without_text_it_is_unparsable(nothing: dict[str, str]) -> None:
     code = "UNPARSABLE_CLIENT_MESSAGE"
     message = like("InjectAgentMessage", **nothing)
     ready().client(message).to_client(error(code)).closes(1000, code)
     ready(component=True).client(message).to_client(warning(code)).passes(1).nothing()
+
+
+@pytest.mark.conformance("C-097", "C-103")
+def test_a_field_without_words_leaves_it_to_the_other() -> None:
+    book = ready().client(like("InjectAgentMessage", message=" ", content=" Hi. "))
+    book.to_upstream(verbatim(" Hi. "))
 
 
 @pytest.mark.conformance("C-106")

@@ -127,7 +127,8 @@ def inject_refused(s: State, item: str, description: str | None) -> None:
 
 def inject_agent(s: State, message: voice_agent.InjectAgentMessage) -> None:
     """Have the agent say something (1.6, 3.3.1)."""
-    content = message.message or message.content
+    given = (message.message, message.content)
+    content = next((text for text in given if text and text.strip()), "")
     behavior = message.behavior or "default"
     if behavior not in ("default", "queue", "interrupt"):
         if s.options.strict:
