@@ -137,6 +137,30 @@ def test_a_call_with_more_than_a_mebibyte_of_arguments_is_answered_here() -> Non
     )
 
 
+@pytest.mark.conformance("C-228", "C-158")
+def test_calls_that_are_too_long_for_one_message_are_announced_one_by_one() -> None:
+    long = '{"a": "' + "x" * 2**19 + '"}'
+    (
+        calling(batch_function_calls=True)
+        .upstream(*calls("resp_1", "call_1", arguments=long))
+        .upstream(*calls("resp_1", "call_2", arguments=long, index=1))
+        .nothing()
+        .upstream(response_done())
+        .to_client(request("call_1", arguments=long), request("call_2", arguments=long))
+        .client(answer("call_2"), answer("call_1"))
+        .to_upstream(output("call_2"), output("call_1"), "response.create")
+    )
+
+
+@pytest.mark.conformance("C-228")
+def test_whatever_makes_an_announcement_too_long_it_is_never_cut() -> None:
+    """A limit above what the SDKs take does not help."""
+    long = '{"a": "' + "x" * 2**20 + '"}'
+    book = calling(max_call_arguments_bytes=2**21)
+    book.upstream(*calls("resp_1", "call_1", arguments=long)).to_upstream(failed("call_1"))
+    book.upstream(response_done()).to_upstream("response.create")
+
+
 # Answered.
 
 

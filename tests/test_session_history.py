@@ -12,6 +12,7 @@ from tests.scenes import (
     assistant,
     calls,
     cancelled,
+    committed,
     created,
     ready,
     reply,
@@ -21,6 +22,7 @@ from tests.scenes import (
     settings,
     speech,
     speech_started,
+    speech_stopped,
     transcribed,
     types,
     untranscribed,
@@ -187,3 +189,12 @@ def test_no_cut_is_made_between_a_call_and_a_result_that_came_a_turn_later() -> 
     book.upstream(response_done("resp_9")).to_client("LatencyReport")
     turn(turn(book, 3), 4)
     assert told(book) == ["Question 3", "Answer 3", "Question 4", "Answer 4"]
+
+
+@pytest.mark.conformance("C-186")
+def test_a_turn_that_is_written_down_before_it_is_committed_is_one_turn() -> None:
+    book = ready().upstream(speech_started(), speech_stopped(), transcribed("item_u1", "Hi."))
+    book.to_client("UserStartedSpeaking", user("Hi.")).upstream(committed(), *reply())
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    assert told(book.passes(1)) == ["Hi.", "Hello."]

@@ -12,10 +12,6 @@ conformance = pytest.mark.conformance
 MUCH = 700_000
 
 
-def call(arguments: str) -> voice_agent.FunctionCall:
-    return voice_agent.FunctionCall(id="c", name="f", arguments=arguments, client_side=True)
-
-
 def record(response: str) -> voice_agent.FunctionCallRecord:
     return voice_agent.FunctionCallRecord(
         id="c", name="f", client_side=True, arguments="{}", response=response
@@ -41,7 +37,6 @@ LONG: list[voice_agent.ServerMessage] = [
     voice_agent.Error(code="X", description="a" * 2 * MUCH),
     voice_agent.History(role="assistant", content="a" * 2 * MUCH),
     voice_agent.History(function_calls=[record("a" * MUCH), record("b" * MUCH)]),
-    voice_agent.FunctionCallRequest(functions=[call("a" * MUCH), call("b" * MUCH)]),
     voice_agent.FunctionCallResponse(id="c", name="f", content="a" * 2 * MUCH),
     transcript("a" * MUCH),
 ]

@@ -28,11 +28,15 @@ def bounded(message: voice_agent.ServerMessage) -> voice_agent.ServerMessage:
             | voice_agent.History()
             | voice_agent.Transcript()
             | voice_agent.FunctionCallResponse()
-            | voice_agent.FunctionCallRequest()
         ):
             return _cut(message)
         case _:
             return message
+
+
+def fits(message: voice_agent.ServerMessage) -> bool:
+    """Whether the message may go out as it is: some cannot be cut and mean the same."""
+    return _size(message) <= MAX_MESSAGE_BYTES
 
 
 def _cut(message: voice_agent.ServerMessage) -> voice_agent.ServerMessage:

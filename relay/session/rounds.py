@@ -12,6 +12,7 @@ import msgspec
 from relay import realtime, voice_agent
 from relay.session import history, text
 from relay.session.actions import CallEndpoint, CancelEndpoint, word
+from relay.session.limits import fits
 from relay.session.state import REMEMBERED, Call, Reason, Round, State, Timer, Want
 
 CUT = " [truncated]"
@@ -38,7 +39,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
     function = next((f for f in s.applied.functions if f.name == call.name), None)
     if function is None:
         _reject(s, call, "there is no such function")  # C-175
-    elif len(msgspec.json.encode(call.arguments)) > s.options.max_call_arguments_bytes:
+    elif _too_long(s, call):
         _reject(s, call, "the arguments are too long")  # C-228
     else:
         call.endpoint = function.endpoint
@@ -174,19 +175,32 @@ def _announce(s: State, calls: list[Call]) -> None:
     s.revision += 1
 
 
+def _too_long(s: State, call: Call) -> bool:
+    arguments = len(msgspec.json.encode(call.arguments))
+    return arguments > s.options.max_call_arguments_bytes or not fits(_requesting([call]))
+
+
 def _request(s: State, calls: list[Call]) -> None:
-    s.tell(
-        voice_agent.FunctionCallRequest(
-            functions=[
-                voice_agent.FunctionCall(
-                    id=call.id,
-                    name=call.name,
-                    arguments=call.arguments,
-                    client_side=not call.server_side,
-                )
-                for call in calls
-            ]
-        )
+    """In one message, if that is not too long; each of them alone is not (`_too_long`)."""
+    together = _requesting(calls)
+    if fits(together):
+        s.tell(together)
+    else:
+        for call in calls:
+            s.tell(_requesting([call]))
+
+
+def _requesting(calls: list[Call]) -> voice_agent.FunctionCallRequest:
+    return voice_agent.FunctionCallRequest(
+        functions=[
+            voice_agent.FunctionCall(
+                id=call.id,
+                name=call.name,
+                arguments=call.arguments,
+                client_side=not call.server_side,
+            )
+            for call in calls
+        ]
     )
 
 
