@@ -285,9 +285,6 @@ class Relay:
         if isinstance(outcome, Refused):
             return self._refusal(request, outcome)
         client = client_of(outcome.key_name, request.peer)
-        seat = self.metering.seat(client)
-        if isinstance(seat, Reached):
-            return self._refusal(request, admission.too_much(seat), client=client, limit=seat.key)
         known = outcome.key_name is not None or self._is_local
         warm = known and served.config.upstream.warm == "on_connect"
         admitted = Admission(
@@ -308,6 +305,9 @@ class Relay:
         if about.said.request_id:
             headers.append((correlation.REQUEST_ID, about.said.request_id))
         claim = admission.claim(request, outcome.key_name)
+        seat = self.metering.seat(client)  # last: with the answer goes who gives it back
+        if isinstance(seat, Reached):
+            return self._refusal(request, admission.too_much(seat), client=client, limit=seat.key)
         return wire.Accept(
             partial(self._hold, admitted, claim, about, seat),
             outcome.subprotocol,
