@@ -105,8 +105,10 @@ def _hearing(method: Callable[..., Any], at: int) -> Callable[..., Any]:
 
 def _collecting(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def logged(self: Any, name: str, event: str | None = None, **fields: Any) -> Any:
-        if name not in QUIET:
+    def logged(
+        self: Any, method_name: str, event: str | None = None, *arguments: Any, **fields: Any
+    ) -> Any:
+        if method_name not in QUIET:
             bound = structlog.contextvars.get_contextvars()
             shown = {**self._context, **fields}
             fault = shown.pop("exc_info", None)
@@ -114,25 +116,24 @@ def _collecting(method: Callable[..., Any]) -> Callable[..., Any]:
                 shown["exception"] = "".join(traceback.format_exception(fault))
             elif fault:
                 shown["exception"] = traceback.format_exc()
-            _log(f"{name} {event} {bound} {shown}")
-        return method(self, name, event, **fields)
+            _log(f"{method_name} {event} {arguments} {bound} {shown}")
+        return method(self, method_name, event, *arguments, **fields)
 
     return logged
 
 
-class _Record(logging.LogRecord):
+def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
     """Lines of libraries, which come out from warning on."""
-
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        if self.levelno >= logging.WARNING:
-            _log(f"{self.name} {self.getMessage()} {self.exc_text or ''}")
+    record = logging.LogRecord(*arguments, **more)
+    if record.levelno is not None and record.levelno >= logging.WARNING:  # None: a copy of one
+        _log(f"{record.name} {record.getMessage()}")
+    return record
 
 
 @pytest.hookimpl
 def pytest_configure() -> None:
     BoundLoggerBase._proxy_to_logger = _collecting(BoundLoggerBase._proxy_to_logger)  # type: ignore[method-assign]
-    logging.setLogRecordFactory(_Record)
+    logging.setLogRecordFactory(_record)
     for name, at in (("client_message", 1), ("upstream_event", 2)):
         setattr(Session, name, _hearing(getattr(Session, name), at))
 
