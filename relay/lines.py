@@ -108,6 +108,11 @@ class SocketLine(Line):
         self._socket.setblocking(False)
         self._fd = self._socket.fileno()
 
+    @property
+    def tcp(self) -> socket.socket:
+        """To ask it things; it stays the line's."""
+        return self._socket
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
             if self._fd < 0:
@@ -167,13 +172,21 @@ class SocketLine(Line):
 
 
 class TlsLine(SocketLine):
-    """TLS over a TCP socket, as its client. Await `handshake` first."""
+    """TLS over a TCP socket. Await `handshake` first."""
 
-    def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext, hostname: str) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, context: ssl.SSLContext, hostname: str | None = None
+    ) -> None:
+        """As the client of `hostname`; without one, as the server."""
         super().__init__(stream)
         self._received = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=hostname)
+        self._tls = context.wrap_bio(
+            self._received,
+            self._to_send,
+            server_side=hostname is None,
+            server_hostname=hostname,
+        )
 
     async def handshake(self) -> None:
         """Raises BrokenResourceError, whose cause says what is wrong with the other end."""

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import msgspec
 import structlog
@@ -253,9 +253,13 @@ class Relay:
 
     async def connection(self, stream: trio.abc.Stream) -> None:
         """Serve one accepted connection, whatever it asks for. Never raises an `Exception`."""
-        if tls := self.served.tls:
-            stream = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
         with self.watch.connection():
+            if tls := self.served.tls:
+                try:
+                    stream = await wire.secured(cast("trio.SocketStream", stream), tls)
+                except wire.HandshakeFailed as failure:
+                    log.info("handshake failed", reason=failure.reason, peer=failure.peer)
+                    return
             await wire.serve_connection(stream, self.route, self._report)
 
     def route(self, request: wire.Request) -> wire.Accept | wire.Response:

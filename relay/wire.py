@@ -24,6 +24,7 @@ import math
 import os
 import re
 import select
+import socket
 import ssl
 import struct
 import sys
@@ -38,7 +39,7 @@ import trio
 import trio_websocket
 
 from relay import websocket
-from relay.lines import Line, TlsLine, line_over
+from relay.lines import Line, SocketLine, TlsLine, line_over
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: text or binary, told apart by opcode only."""
@@ -113,6 +114,16 @@ class DialFailed(Exception):
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+
+
+class HandshakeFailed(Exception):
+    """A client and we did not come to speak TLS with each other. `reason` is the cause in a few
+    words, `peer` the client's address."""
+
+    def __init__(self, reason: str, peer: str) -> None:
+        super().__init__(reason, peer)
+        self.reason = reason
+        self.peer = peer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,8 +202,7 @@ async def serve_connection(
 
     Nothing that the peer does raises out of here; what `route` or a conversation raises goes to
     `report`, and cancellation passes. Made for `trio.serve_listeners`:
-    `partial(serve_connection, route=..., report=...)`. TLS is the listener's affair: give it
-    `trio.SSLListener(..., https_compatible=True)`.
+    `partial(serve_connection, route=..., report=...)`. For TLS, give it what `secured` returns.
     """
     try:
         await _serve(stream, route, head_s)
@@ -203,6 +213,29 @@ async def serve_connection(
     finally:
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
+
+
+async def secured(
+    stream: trio.SocketStream, tls: ssl.SSLContext, *, handshake_s: float = HEAD_S
+) -> trio.abc.Stream:
+    """What to give to `serve_connection` of a client that speaks TLS. Raises HandshakeFailed, when
+    `stream` is closed."""
+    line = TlsLine(stream, tls)
+    peer, agreed = _peer(line), False
+    fault = f"no TLS handshake within {handshake_s:g} s"
+    try:
+        with trio.move_on_after(handshake_s):
+            await line.handshake()
+            agreed = True
+    except trio.BrokenResourceError as error:
+        fault = _cause(error)
+    finally:
+        if not agreed:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(line)
+    if not agreed:
+        raise HandshakeFailed(fault, peer)
+    return line
 
 
 @contextlib.asynccontextmanager
@@ -1097,24 +1130,26 @@ def _tokens(value: str) -> tuple[str, ...]:
 
 def _has_left(stream: trio.abc.Stream) -> bool:
     """Whether the peer will send nothing more, beyond what may still be unread."""
-    if isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream):
+    if (tcp := _tcp(stream)) is None:
         return False
     poll = select.poll()
-    poll.register(stream.socket.fileno(), select.POLLRDHUP)
+    poll.register(tcp.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
 def _peer(stream: trio.abc.Stream) -> str:
-    if isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream):
+    if (tcp := _tcp(stream)) is None:
         return ""
     try:
-        return str(stream.socket.getpeername()[0])
+        return str(tcp.getpeername()[0])
     except OSError:
         return ""  # It is gone already; reading will say so.
+
+
+def _tcp(stream: trio.abc.Stream) -> "socket.socket | trio.socket.SocketType | None":
+    if isinstance(stream, SocketLine):
+        return stream.tcp
+    return stream.socket if isinstance(stream, trio.SocketStream) else None
 
 
 def _cause(error: BaseException) -> str:

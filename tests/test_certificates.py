@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 import trustme
 from cryptography.hazmat.primitives.serialization import (
@@ -14,13 +15,16 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from trio.testing import MockClock
 
 from relay import config, probe, served, server, wire
 from relay.config import Config, ConfigError, Listen, Upstream
 from relay.probe import Probe
+from relay.served import Current
+from relay.server import Relay
 from relay.simulator.server import Options, serve_simulator
 from tests.test_cli import settings_applied
-from tests.test_server import AGENT
+from tests.test_server import AGENT, Talkers, accepted, certified
 
 AUTHORITY = trustme.CA()
 ANOTHER = trustme.CA()
@@ -84,6 +88,88 @@ async def probed(upstream: Upstream) -> Probe:
     offered = served.build(Config(upstream=upstream), {})
     with trio.fail_after(20):
         return await probe.probe(offered.destinations[0], "m")
+
+
+# The listener.
+
+
+def secured(directory: Path) -> tuple[Relay, ssl.SSLContext]:
+    """A relay with a certificate, and a client's context that trusts it."""
+    configured, trusting = certified(directory)
+    return Relay(Current(served.build(configured, {})), Talkers()), trusting
+
+
+async def handshake(relay: Relay, client: ssl.SSLContext) -> tuple[str | None, str | None]:
+    """The version and the application protocol that were agreed upon."""
+    async with accepted() as (ours, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(relay.connection, theirs)
+        stream = trio.SSLStream(ours, client, server_hostname="localhost", https_compatible=True)
+        await stream.do_handshake()
+        found = stream.version(), stream.selected_alpn_protocol()
+        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        page = b"".join([data async for data in stream])
+        assert page.endswith(b"alive\n")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("newest", "agreed"),
+    [(ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.MAXIMUM_SUPPORTED, "TLSv1.3")],
+    ids=["1.2", "1.3"],
+)
+async def test_tls_is_spoken_from_1_2_on_and_http_over_it(
+    newest: ssl.TLSVersion, agreed: str, tmp_path: Path
+) -> None:
+    relay, client = secured(tmp_path)
+    client.maximum_version = newest
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    assert await handshake(relay, client) == (agreed, "http/1.1")
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1], ids=str)
+async def test_a_client_that_offers_less_is_refused_and_the_log_says_why(
+    newest: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    relay, client = secured(tmp_path)
+    client.set_ciphers("DEFAULT:@SECLEVEL=0")  # else OpenSSL would not even offer it
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        client.minimum_version = client.maximum_version = newest
+    with structlog.testing.capture_logs() as lines:
+        async with accepted() as (ours, theirs), trio.open_nursery() as nursery:
+            nursery.start_soon(relay.connection, theirs)
+            stream = trio.SSLStream(ours, client, server_hostname="localhost")
+            with pytest.raises(trio.BrokenResourceError) as failure:
+                await stream.do_handshake()
+    assert "TLSV1_ALERT_PROTOCOL_VERSION" in repr(failure.value.__cause__)
+    assert [(line["event"], line["reason"], line["peer"]) for line in lines] == [
+        ("handshake failed", "TLS: UNSUPPORTED_PROTOCOL", "127.0.0.1")
+    ]
+
+
+async def test_a_plain_request_at_the_tls_port_is_refused(tmp_path: Path) -> None:
+    relay, _ = secured(tmp_path)
+    with structlog.testing.capture_logs() as lines:
+        async with accepted() as (ours, theirs), trio.open_nursery() as nursery:
+            nursery.start_soon(relay.connection, theirs)
+            await ours.send_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+            answer = b"".join([data async for data in ours])
+    assert b"alive" not in answer
+    assert [line["reason"] for line in lines] == ["TLS: HTTP_REQUEST"]
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"], ids=["nothing", "a beginning"])
+async def test_a_handshake_that_does_not_come_is_waited_for_ten_seconds(
+    said: bytes, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    relay, _ = secured(tmp_path)
+    began = trio.current_time()
+    with structlog.testing.capture_logs() as lines:
+        async with accepted() as (ours, theirs):
+            await ours.send_all(said)
+            await relay.connection(theirs)
+            assert await ours.receive_some() == b""
+    assert trio.current_time() - began == pytest.approx(10, abs=0.1)
+    assert [line["reason"] for line in lines] == ["no TLS handshake within 10 s"]
 
 
 # Upstreams.

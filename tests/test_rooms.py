@@ -77,7 +77,9 @@ ROOMS = {
     "tokens": Room({"admission", "config"}, {"cryptography", "jwt"}),
     "websocket": Room(doors={"numpy"}),
     "lines": Room(doors={"trio", "socket", "ssl"}),
-    "wire": Room({"errors", "lines", "websocket"}, {"trio", "trio_websocket", "h11", "ssl"}),
+    "wire": Room(
+        {"errors", "lines", "websocket"}, {"trio", "trio_websocket", "h11", "socket", "ssl"}
+    ),
     "bridge": Room(
         {
             "continuity",

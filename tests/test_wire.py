@@ -87,14 +87,14 @@ async def listening(
     async with nothing_left(), trio.open_nursery() as nursery:
         (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = tcp.socket.getsockname()[1]
-        listener = tcp if tls is None else trio.SSLListener(tcp, tls, https_compatible=True)
         server = Server(port, "ws" if tls is None else "wss")
-        handler = functools.partial(
-            wire.serve_connection,
-            route=answer if routes else route,  # type: ignore[arg-type] # see `routes`
-            report=server.report,
-        )
-        await nursery.start(trio.serve_listeners, handler, [listener])
+
+        async def handler(tcp: trio.SocketStream) -> None:
+            stream = tcp if tls is None else await wire.secured(tcp, tls)
+            decide = answer if routes else route
+            await wire.serve_connection(stream, decide, server.report)  # type: ignore[arg-type] # see `routes`
+
+        await nursery.start(trio.serve_listeners, handler, [tcp])
         try:
             yield server
         finally:
