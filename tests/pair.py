@@ -245,34 +245,37 @@ class Pair:
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             assert self.closed is None, f"{action} after Close"
-            match action:
-                case ToClient(message):
-                    self._to_client(message)
-                case AudioToClient(audio):
-                    self._audio_out(audio)
-                case ToUpstream(leg, event):
-                    self._to_upstream(leg, realtime.encode(event))
-                case AudioToUpstream(leg, audio):
-                    self._to_upstream(leg, realtime.encode_append(audio))
-                case Dial(leg, target):
-                    self.dialled.append(target)
-                    held = simulated.conversation(self.script, leg, target.model)
-                    self._later(lambda leg=leg, held=held: self._connect(leg, held))
-                case Hangup(leg):
-                    self.upstreams.pop(leg, None)
-                case Redeliver(frames):
-                    for frame in frames:
-                        if isinstance(frame, bytes):
-                            self._audio_in(frame)
-                        else:
-                            self._perform(self.session.client_message(frame, self.now))
-                case Close():
-                    self.closed = action
-                    self.upstreams.clear()
-                case CallEndpoint():
-                    self.called.append(action)
-                case Note():
-                    self.notes.append(action)
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case ToClient(message):
+                self._to_client(message)
+            case AudioToClient(audio):
+                self._audio_out(audio)
+            case ToUpstream(leg, event):
+                self._to_upstream(leg, realtime.encode(event))
+            case AudioToUpstream(leg, audio):
+                self._to_upstream(leg, realtime.encode_append(audio))
+            case Dial(leg, target):
+                self.dialled.append(target)
+                held = simulated.conversation(self.script, leg, target.model)
+                self._later(lambda leg=leg, held=held: self._connect(leg, held))
+            case Hangup(leg):
+                self.upstreams.pop(leg, None)
+            case Redeliver(frames):
+                for frame in frames:
+                    if isinstance(frame, bytes):
+                        self._audio_in(frame)
+                    else:
+                        self._perform(self.session.client_message(frame, self.now))
+            case Close():
+                self.closed = action
+                self.upstreams.clear()
+            case CallEndpoint():
+                self.called.append(action)
+            case Note():
+                self.notes.append(action)
 
     def _to_client(self, message: voice_agent.ServerMessage) -> None:
         frame = voice_agent.encode(message)
