@@ -203,3 +203,21 @@ def test_a_mistake_in_a_script_is_named_by_its_path() -> None:
 def test_the_empty_script_is_the_default() -> None:
     assert parse("") == Script()
     assert msgspec.to_builtins(parse("")) == msgspec.to_builtins(Script())
+
+
+@pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        ("You said:", "Hello there"),
+        ("You said: Hello ", "there"),
+        ("You said: Hello there", "You said: Hello there"),
+        ("Something else", "You said: Hello there"),
+    ],
+)
+def test_an_answer_that_was_begun_goes_on(begun: str, said: str) -> None:
+    assert answer(user("Hello there"), Line("assistant", begun)).say == said
+
+
+def test_a_scripted_answer_goes_on_too() -> None:
+    script = "[[turn]]\nsay = 'One, two, three.'"
+    assert answer(user("Count"), Line("assistant", "One,"), script=script).say == "two, three."

@@ -18,6 +18,9 @@ The rules of the built-in responder, in this order:
 5.  Otherwise the answer repeats what the user said. Of speech without a transcript it says only how
     long it was, and it never claims to have understood it.
 
+An answer of which a part is the last thing in the conversation, as after a fault, is not begun anew:
+only the rest of it is said.
+
 Arguments are filled in from the tool's JSON schema: `const`, `default`, the first `enum` or
 `examples` value, else by type: for a string what is quoted in the user's text, else what follows
 its last "in", "for", "of", "at", "to" or "about", else the whole text; for a number the numbers of
@@ -96,8 +99,8 @@ class Responder(msgspec.Struct):
         for index, turn in enumerate(self.script.turn):
             if self._fits(index, turn, question, told):
                 self.played[index] = self.played.get(index, 0) + 1
-                return _scripted(turn, question)
-        return _built_in(question) if told is None else Answer(say=told)
+                return _continued(_scripted(turn, question), question)
+        return Answer(say=told) if told is not None else _continued(_built_in(question), question)
 
     def _fits(self, index: int, turn: Turn, question: Question, told: str | None) -> bool:
         results = bool(_results(question.lines))
@@ -136,6 +139,15 @@ def _built_in(question: Question) -> Answer:
     if speech := re.fullmatch(r"\[speech, (.*) s\]", said):
         return Answer(say=f"I heard you speak for {speech[1]} seconds.")
     return Answer(say=f"You said: {said}" if said else "I am listening.")
+
+
+def _continued(answer: Answer, question: Question) -> Answer:
+    """The rest of an answer of which the conversation has the beginning already."""
+    last = question.lines[-1] if question.lines else None
+    if last is None or last.kind != "assistant":
+        return answer
+    rest = answer.say.removeprefix(last.text.strip()).strip()
+    return msgspec.structs.replace(answer, say=rest) if rest else answer
 
 
 def _told(instructions: str) -> str | None:
