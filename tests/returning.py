@@ -39,6 +39,7 @@ class Returning(Pair):
     def killed(self) -> Self:
         """The relay's process ends; what it had written is all that is left."""
         self.left = self.written
+        self.session.end()
         self._cut()
         return self
 

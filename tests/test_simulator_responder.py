@@ -218,6 +218,30 @@ def test_an_answer_that_was_begun_goes_on(begun: str, said: str) -> None:
     assert answer(user("Hello there"), Line("assistant", begun)).say == said
 
 
+def test_an_answer_that_was_cut_off_twice_goes_on_from_the_second_cut() -> None:
+    pieces = (Line("assistant", "You said:"), Line("assistant", "One,"))
+    assert answer(user("One, two"), *pieces).say == "two"
+
+
 def test_a_scripted_answer_goes_on_too() -> None:
     script = "[[turn]]\nsay = 'One, two, three.'"
     assert answer(user("Count"), Line("assistant", "One,"), script=script).say == "two, three."
+
+
+def test_an_answer_that_is_to_be_ended_and_is_complete_is_not_begun_anew() -> None:
+    whole = Line("assistant", "You said: Hello")
+    assert answer(user("Hello"), whole).say == "You said: Hello"
+    assert answer(user("Hello"), whole, instructions="Go on.").say == ""
+
+
+def test_an_answer_to_an_earlier_question_goes_on_behind_a_later_one() -> None:
+    lines = (user("One"), user("Two"), Line("assistant", "You said:"))
+    assert answer(*lines, instructions="Go on.").say == "Two"
+    lines = (user("One or two"), user("Two"), Line("assistant", "You said: One"))
+    assert answer(*lines, instructions="Go on.").say == "or two"
+
+
+def test_an_answer_that_tells_results_goes_on_telling_them() -> None:
+    lines = (user("What time is it?"), Line("call", "{}", "get_time"))
+    results = (Line("result", "noon, as ever", "get_time"), Line("assistant", "time: noon,"))
+    assert answer(*lines, *results, tools=tools("get_time")) == Answer(say="as ever.")

@@ -351,6 +351,8 @@ class Session(State, kw_only=True):
     def _hold(self, frame: voice_agent.ClientMessage | bytes) -> None:
         """Something while no leg is live (4.2)."""
         self.held.append(frame)
+        if not isinstance(frame, bytes):
+            self.revision += 1
         audio = [chunk for chunk in self.held if isinstance(chunk, bytes)]
         if len(self.held) - len(audio) > self.options.held_messages:
             self.fail("INTERNAL_SERVER_ERROR", "Too many messages before the upstream.", 1011)

@@ -6,6 +6,8 @@ what was heard of the agent's, calls and their results. From it an upstream is r
 
 from collections.abc import Iterable
 
+import msgspec
+
 from relay import realtime
 from relay.session.state import State
 
@@ -72,18 +74,31 @@ def left(s: State) -> None:
     for entry in s.log:
         if entry.id is not None and not s.chose(entry.id):
             names[entry.id] = entry.id = s.new_id("was")
+    s.unwritten_item = names.get(s.unwritten_item, s.unwritten_item)
     s.playback.renamed(names)
 
 
 def replay(s: State) -> list[realtime.Item]:
-    """The items to tell a new upstream, oldest first: what says nothing is left out."""
-    return [entry for entry in s.log if entry.type != "message" or text_of(entry)]
+    """The items to tell a new upstream, oldest first: what says nothing is left out. A turn whose
+    words were lost before they were written down is told as it was heard."""
+    told = (_as_audio(s, entry) if is_audio(s, entry) else entry for entry in s.log)
+    return [entry for entry in told if entry.type != "message" or entry.content]
+
+
+def is_audio(s: State, item: realtime.Item) -> bool:
+    """Whether all that is known of a turn of the user's is how it sounded."""
+    return not text_of(item) and bool(s.unwritten) and item.id == s.unwritten_item
 
 
 def text_of(item: realtime.Item) -> str:
     """The words of an item: what its audio says, or its text."""
     parts = (part.transcript or part.text or "" for part in item.content or [])
     return "".join(parts)
+
+
+def _as_audio(s: State, item: realtime.Item) -> realtime.Item:
+    part = realtime.ContentPart(type="input_audio", audio=b"".join(s.unwritten))
+    return msgspec.structs.replace(item, content=[part])
 
 
 def _add(s: State, item: realtime.Item) -> None:

@@ -379,6 +379,10 @@ def _begin(s: State, begun: realtime.Response) -> None:
         s.response.interrupted = True
         s.ask(realtime.ResponseCancel(event_id=s.new_id("cnl"), response_id=begun.id))
         s.arm(Timer.CANCELLED, s.options.cancel_wait_s)
+        if s.turn is not TurnPhase.IDLE and s.applied.create_response:
+            s.cancelled_for_speech = True
+            if s.turn is TurnPhase.WAITING:
+                s.arm(Timer.UNASKED, s.options.cancel_wait_s)  # C-223
         return
     if not s.response.verbatim:
         _takes_the_turn(s, s.response)
@@ -451,10 +455,12 @@ def _is_ours(s: State, begun: realtime.Response) -> bool:
 
 def _answered_by_live(s: State, asked: Want) -> bool:
     """Whether the response that was in our way answers what we asked for (3.3, ForceEndTurn)."""
+    if s.response is None or s.response.want is not None:
+        return False
+    if asked.after_loss and not asked.verbatim:
+        return True  # it was begun with all that was said before in its sight (4.8)
     return (
         asked.reason in (Reason.FORCE_END_TURN, Reason.TURN)
-        and s.response is not None
-        and s.response.want is None
         and s.response.after_commit == s.commits
     )
 

@@ -74,6 +74,7 @@ def _take_leave(s: State) -> None:
             if call.server_side and call.announced and call.output is None:
                 rounds.endpoint_answered(s, call.id, NOT_KNOWN, ok=False)  # C-259
     rollover.settle(s)
+    s.wants = [want for want in s.wants if want.reason is not Reason.CONTINUE]  # C-245
     done, s.out = s.out, []
     lane = [action.message for action in done if isinstance(action, ToClient)]
     kept: list[Action] = [a for a in done if not isinstance(a, ToClient | AudioEnds)]
@@ -121,6 +122,7 @@ def _applied_on_top(s: State, message: voice_agent.Settings) -> bool:
     if s.applied.formats.upstream_input != before.formats.upstream_input:
         s.held = [frame for frame in s.held if not isinstance(frame, bytes)]
         s.kept, s.kept_bytes = [], 0
+        s.unwritten_item, s.unwritten = "", []
     s.updates = []
     s.held = [frame for frame in s.held if not isinstance(frame, settings.Update)]
     s.wants = [want for want in s.wants if want.reason is not Reason.GREETING]

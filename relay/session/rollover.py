@@ -6,8 +6,10 @@ change (the upstream's session grows old, another model, another voice) leaves t
 service until the new one stands by and the conversation pauses.
 """
 
+import math
+
 from relay import realtime, settings, voice_agent
-from relay.session import history, phases, responses, rounds, text, updates
+from relay.session import history, phases, responses, rounds, text, turns, updates
 from relay.session.actions import Hangup
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import (
@@ -24,6 +26,9 @@ from relay.session.state import (
 
 MAX_DURATION = "maximum duration"
 """In the reason of close 1001, which is all that tells it from any other (2.1)."""
+
+NOTICED_S = 5.0
+"""More than an upstream takes to notice speech that it is told."""
 
 
 # -- what happens to legs --------------------------------------------------------------------------
@@ -223,6 +228,8 @@ def _switch(s: State, leg: Leg) -> None:
         updates.acknowledge(s, changing)
     for folded in leg.folded:
         updates.acknowledge(s, folded)
+    if s.kept or any(isinstance(frame, bytes) for frame in s.held):
+        s.said_until = s.now + NOTICED_S
     if s.kept:
         s.append(b"".join(s.kept), leg)
         s.uncommitted_bytes = s.kept_bytes
@@ -253,6 +260,9 @@ def _leave(s: State) -> Leg | None:
 
 def settle(s: State) -> None:
     """What a leg that is gone owed becomes a want; what it was told stays in the history."""
+    spoken = s.user_items.get(s.turn_item)
+    if s.turn is TurnPhase.WAITING and spoken is not None and spoken.committed_at is None:
+        turns.said(s, s.turn_item)  # its commit was on the way
     again = _owed(s)
     if s.response is not None:
         responses.abandon(s, s.response)
@@ -265,8 +275,11 @@ def settle(s: State) -> None:
         want.waits_for = []
     if again is not None:
         s.wants.insert(0, again)
+    s.wants = _merged(s.wants)
     text.release(s)
-    if s.turn is not TurnPhase.SPEAKING:
+    if turns.is_saying(s):
+        s.said_until = math.inf
+    else:
         s.kept, s.kept_bytes = [], 0
     text.end_turn(s)
     if s.updating is not None:
@@ -302,6 +315,19 @@ def _forget_names(s: State) -> None:
     history.left(s)
 
 
+def _merged(wants: list[Want]) -> list[Want]:
+    """The next leg is told everything before it is asked anything, so that its first answer is one
+    to all that was asked; more of them would say the same again."""
+    merged: list[Want] = []
+    for want in wants:
+        if want.verbatim or want.waits_for_commit or want.reason is Reason.CONTINUE:
+            merged.append(want)
+        elif not any(other.after_loss for other in merged):
+            want.after_loss = True
+            merged.append(want)
+    return merged
+
+
 def _owed(s: State) -> Want | None:
     """The response that the next leg is to be asked for first, if any (C-245)."""
     waiting = s.requested or s.retrying
@@ -328,15 +354,22 @@ def _rest_of(s: State, response: Response) -> Want | None:
             return None
         asked.taken_along = True
         return asked
-    if response.verbatim or not s.options.continue_after_loss:
+    if response.verbatim or not s.options.continue_after_loss or _is_whole(s, response):
         return None
     return Want(reason=Reason.CONTINUE, serial=s.number(), since=s.now)
 
 
+def _is_whole(s: State, response: Response) -> bool:
+    """All that was begun is complete, and no call could have followed."""
+    begun = [item for item in response.items.values() if item.is_message]
+    return not s.applied.functions and all(item.text is not None for item in begun)
+
+
 def _question(s: State) -> Want | None:
-    """The user's last turn, asked again: once, and only if its words are known."""
+    """The user's last turn, asked again: once, and only if it is known what it was."""
     last = next((item for item in reversed(s.log) if item.role == "user"), None)
-    if last is None or not history.text_of(last) or s.asked_again == s.user_turns:
+    known = last is not None and (history.text_of(last) or history.is_audio(s, last))
+    if last is None or not known or s.asked_again == s.user_turns:
         s.warn("THINK_REQUEST_FAILED", "The last turn was lost with the connection.")
         return None
     s.asked_again = s.user_turns

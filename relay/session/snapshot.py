@@ -6,6 +6,7 @@ endpoints that a configured agent brought. Upstream legs are not in it either; t
 connection, and what they owed follows from the rest.
 """
 
+import math
 from typing import Any
 
 import msgspec
@@ -35,7 +36,8 @@ def taken(s: State, wall: float, *, lost: bool) -> bytes:
     withheld = _configured(s.applied, s.mapping)
     fields["plan"] = _blank(s.applied, withheld)
     if not lost:  # what the user is saying goes on without us, and nobody asked for recordings
-        fields.update(kept=[], kept_bytes=0, gathered=b"")
+        fields.update(kept=[], kept_bytes=0, said_until=-math.inf, gathered=b"")
+        fields.update(unwritten_item="", unwritten=[])
     return msgspec.msgpack.encode(Snapshot(**fields, wall=wall, lost=lost, withheld=withheld))
 
 

@@ -225,6 +225,8 @@ class Want(msgspec.Struct, kw_only=True):
     """Sent a second time, after the first had no answer."""
     with_input: bool = True
     """Send `input: []`; some servers refuse it."""
+    after_loss: bool = False
+    """It waits for another upstream, which is told all that was said before it is asked."""
     dropped: bool = False
     """No longer wanted, but already asked for: cancelled as soon as it begins."""
     event_id: str = ""
@@ -398,6 +400,13 @@ class Kept(msgspec.Struct, kw_only=True):
     kept: list[bytes] = []
     """The last of the user's audio, while it is in no committed turn."""
     kept_bytes: int = 0
+    said_until: float = -math.inf
+    """Until then some of that may be speech that a new upstream has been told and has not noticed
+    yet."""
+    unwritten_item: str = ""
+    """The last committed turn, while nobody has written down what was said in it..."""
+    unwritten: list[bytes] = []
+    """...and its audio."""
     gathered: bytes = b""
     """Audio shorter than an append."""
     uncommitted_bytes: int = 0

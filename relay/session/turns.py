@@ -4,10 +4,12 @@ Barge-in is one step (4.6): when speech starts, what the user has not heard is d
 truncated before anything else happens, in one list of actions.
 """
 
+import math
+
 from relay import realtime, voice_agent
 from relay.session import history, responses, rounds, text
 from relay.session.actions import AudioDropped
-from relay.session.state import Leg, Reason, State, Timer, TurnPhase, Want
+from relay.session.state import Leg, Reason, State, Timer, TurnPhase, UserItem, Want
 
 COMMIT_MIN_MS = 100.0
 """The upstream refuses to commit less (2.2)."""
@@ -22,6 +24,7 @@ def speech_started(s: State, event: realtime.InputAudioBufferSpeechStarted, leg:
     """The user speaks: everything that was going on gives way (C-119, C-204)."""
     text.user_item(s, event.item_id).started_ms = event.audio_start_ms
     s.turn, s.turn_item = TurnPhase.SPEAKING, event.item_id
+    s.said_until = -math.inf
     s.disarm(Timer.TURN, Timer.RETRY)
     s.retrying = None
     _forget_recitals(s)
@@ -49,9 +52,7 @@ def committed(s: State, event: realtime.InputAudioBufferCommitted) -> None:
         del s.user_items[""]  # from a server that does not name its items: another turn
         s.inexact("item_unnamed")
     s.uncommitted_bytes = 0
-    s.kept, s.kept_bytes = [], 0
-    history.spoke(s, event.item_id)
-    user = text.user_item(s, event.item_id)
+    user = said(s, event.item_id)
     user.committed_at = s.now
     s.commits += 1
     text.release(s)  # C-218: a text that was held is overtaken now
@@ -65,6 +66,16 @@ def committed(s: State, event: realtime.InputAudioBufferCommitted) -> None:
         s.arm(Timer.UNASKED, s.options.cancel_wait_s)  # C-223
     if not user.pending and not s.applied.create_response:
         text.end_turn(s)
+
+
+def said(s: State, item: str) -> UserItem:
+    """A turn is complete, in whatever words: how it sounded is remembered until those are known."""
+    history.spoke(s, item)
+    user = text.user_item(s, item)
+    wanted = user.pending and s.options.rollover and item
+    s.unwritten_item, s.unwritten = (item, s.kept) if wanted else ("", [])
+    s.kept, s.kept_bytes, s.said_until = [], 0, -math.inf
+    return user
 
 
 def timeout_triggered(s: State, event: realtime.InputAudioBufferTimeoutTriggered) -> None:
@@ -100,6 +111,7 @@ def inject_user(s: State, message: voice_agent.InjectUserMessage) -> None:
         return
     if s.options.inject_user_interrupts:
         _cut_speech(s)
+    s.wants = [want for want in s.wants if not want.after_loss]  # one answer to both (4.8)
     item = s.new_id("usr")
     s.wants.append(
         Want(reason=Reason.INJECT_USER, serial=s.number(), since=s.now, waits_for=[item])
@@ -232,9 +244,15 @@ def keep(s: State, audio: bytes) -> None:
     """Remember what the user is saying, in case the upstream that hears it is lost (4.8)."""
     s.kept.append(audio)
     s.kept_bytes += len(audio)
-    limit = s.held_bytes if s.turn is TurnPhase.SPEAKING else s.preroll_bytes
+    limit = s.held_bytes if is_saying(s) else s.preroll_bytes
     while s.kept_bytes > limit:
         s.kept_bytes -= len(s.kept.pop(0))
+
+
+def is_saying(s: State) -> bool:
+    """The user may be in the middle of a turn, which then is to be heard whole by the next upstream
+    if this one is lost."""
+    return s.turn is TurnPhase.SPEAKING or s.now < s.said_until
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -291,13 +309,20 @@ def _cut_speech(s: State) -> None:
 
 
 def _forget_recitals(s: State) -> None:
-    """What was to be recited is not said any more (C-211, C-212)."""
+    """What was to be recited, or to be ended after a fault, is not said any more (C-211, C-212)."""
     for want in s.wants:
         if want.reason is Reason.INJECT_AGENT:
             s.tell(voice_agent.InjectionRefused(message=BEGAN_TO_SPEAK))
-    s.wants = [want for want in s.wants if not want.verbatim]
-    if s.requested is not None and s.requested.verbatim and not s.requested.interrupts:
+    s.wants = [want for want in s.wants if not _gives_way(want)]
+    asked = s.requested
+    # The upstream's own answer to this turn is one to all that was asked before.
+    gives_way = asked is not None and (_gives_way(asked) or s.applied.create_response)
+    if asked is not None and gives_way and not asked.interrupts:
         _drop_requested(s, BEGAN_TO_SPEAK)
+
+
+def _gives_way(want: Want) -> bool:
+    return want.verbatim or want.reason is Reason.CONTINUE
 
 
 def _drop_requested(s: State, why: str) -> None:

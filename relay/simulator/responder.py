@@ -18,8 +18,9 @@ The rules of the built-in responder, in this order:
 5.  Otherwise the answer repeats what the user said. Of speech without a transcript it says only how
     long it was, and it never claims to have understood it.
 
-An answer of which a part is the last thing in the conversation, as after a fault, is not begun anew:
-only the rest of it is said.
+An answer of which a part is the last thing in the conversation, as after a fault, is not begun
+anew: only the rest of it is said. A response with instructions of its own does not even begin anew
+what is complete: it says nothing.
 
 Arguments are filled in from the tool's JSON schema: `const`, `default`, the first `enum` or
 `examples` value, else by type: for a string what is quoted in the user's text, else what follows
@@ -27,6 +28,7 @@ its last "in", "for", "of", "at", "to" or "about", else the whole text; for a nu
 the text in order, else the minimum, else 1.
 '''
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -96,11 +98,21 @@ class Responder(msgspec.Struct):
         told = _told(question.instructions or "")
         if told is None:
             self.asked += 1
+        for asked in _asked(question) if told is None else ():
+            _, whole = self._chosen(asked, told)
+            if (rest := _rest(whole, question)) is not None:
+                return rest
+        index, answer = self._chosen(question, told)
+        if index is not None:
+            self.played[index] = self.played.get(index, 0) + 1
+        return answer
+
+    def _chosen(self, question: Question, told: str | None) -> tuple[int | None, Answer]:
+        """What to do, and the entry of the script that says so."""
         for index, turn in enumerate(self.script.turn):
             if self._fits(index, turn, question, told):
-                self.played[index] = self.played.get(index, 0) + 1
-                return _continued(_scripted(turn, question), question)
-        return Answer(say=told) if told is not None else _continued(_built_in(question), question)
+                return index, _scripted(turn, question)
+        return None, _built_in(question) if told is None else Answer(say=told)
 
     def _fits(self, index: int, turn: Turn, question: Question, told: str | None) -> bool:
         results = bool(_results(question.lines))
@@ -141,13 +153,36 @@ def _built_in(question: Question) -> Answer:
     return Answer(say=f"You said: {said}" if said else "I am listening.")
 
 
-def _continued(answer: Answer, question: Question) -> Answer:
-    """The rest of an answer of which the conversation has the beginning already."""
-    last = question.lines[-1] if question.lines else None
-    if last is None or last.kind != "assistant":
-        return answer
-    rest = answer.say.removeprefix(last.text.strip()).strip()
-    return msgspec.structs.replace(answer, say=rest) if rest else answer
+def _asked(question: Question) -> Iterator[Question]:
+    """If the conversation ends with words of the assistant's: what they may have been the beginning
+    of an answer to, the likeliest first."""
+    lines = question.lines
+    end = len(lines) - len(_begun(question))
+    if end < len(lines):
+        yield msgspec.structs.replace(question, lines=lines[:end])
+        while end and lines[end - 1].kind == "user":
+            end -= 1
+            yield msgspec.structs.replace(question, lines=lines[:end])
+
+
+def _begun(question: Question) -> list[str]:
+    """What the assistant has said last, in pieces."""
+    last = itertools.takewhile(lambda line: line.kind == "assistant", reversed(question.lines))
+    return [line.text.strip() for line in last][::-1]
+
+
+def _rest(whole: Answer, question: Question) -> Answer | None:
+    """What is left of an answer with which the conversation ends; None: it does not, or is to be
+    answered again."""
+    pieces = _begun(question)
+    while pieces:
+        begun = " ".join(pieces)
+        rest = whole.say.removeprefix(begun)
+        if begun and rest != whole.say and not rest[:1].isalnum():
+            again = not rest and question.instructions is None
+            return None if again else msgspec.structs.replace(whole, say=rest.strip())
+        del pieces[0]
+    return None
 
 
 def _told(instructions: str) -> str | None:
