@@ -26,6 +26,10 @@ Bridge
 Server
     Accepts, authenticates, admits, drains. One bridge per connection.
 
+Seat
+    The place of one admitted connection. What is used there is held against the limits of its
+    client and of all (`relay.limits` counts and decides, `relay.metering` is asked).
+
 Simulator
     An upstream of our own (`relay.simulator`), for trying and for tests.
 

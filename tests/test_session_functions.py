@@ -552,6 +552,16 @@ def test_an_endpoint_function_is_run_here_and_told_to_the_client() -> None:
     )
 
 
+@pytest.mark.conformance("C-085")
+def test_a_client_may_be_silent_while_the_relay_runs_a_function() -> None:
+    book = executing(call_timeout_s=500.0).passes(400).nothing()
+    book.endpoint_answers("call_1", "rain").to_client("FunctionCallResponse")
+    book.to_upstream(output("call_1", "rain"), "response.create")
+    book.upstream(response_created("resp_2"), response_done("resp_2"))
+    book.to_client("AgentThinking", "LatencyReport")
+    book.passes(59.9).nothing().passes(0.2).to_client("Error").closes(1000)
+
+
 @pytest.mark.conformance("C-171")
 def test_the_clients_answer_for_it_is_ignored() -> None:
     (
