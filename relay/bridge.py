@@ -49,7 +49,7 @@ from relay.session.actions import (
     ToClient,
     ToUpstream,
 )
-from relay.wire import DialFailed, Frame, Leg, LegGone
+from relay.wire import DialFailed, Frame, Leg, LegGone, Then
 
 Dialler: TypeAlias = Callable[[Target], contextlib.AbstractAsyncContextManager[Leg]]
 """Opens an upstream leg for as long as the block lasts, and says goodbye to it however that ends;
@@ -163,10 +163,7 @@ class _Bridge:
     async def _hear_client(self) -> None:
         with self._blame_on_us():
             try:
-                while True:
-                    frame = await self._client.receive()
-                    if self._visit is None or not await self._resumes(self._visit, frame):
-                        self._client_frame(frame)
+                await self._client.hear(self._heard_client)
             except LegGone as gone:
                 end = ClientGone(gone.code, gone.reason)
             if not self._over.is_set():
@@ -176,6 +173,20 @@ class _Bridge:
                 self._ended(_END.get(end.code, End.CLOSED))
                 self._tell(lambda now: self._session.client_gone(end, now))
                 self._over.set()
+
+    def _heard_client(self, frame: Frame) -> Then:
+        visit = self._visit
+        if visit is not None:
+            if visit.watched:
+                visit.came()
+            if visit.undecided:
+                return partial(self._first_frame, visit, frame)
+        self._client_frame(frame)
+        return None
+
+    async def _first_frame(self, visit: Visit, frame: Frame) -> None:
+        if not await self._resumes(visit, frame):
+            self._client_frame(frame)
 
     def _client_frame(self, frame: Frame) -> None:
         if self._is_too_big(frame):
@@ -238,28 +249,24 @@ class _Bridge:
 
     async def _hear_upstream(self, number: int, leg: Leg) -> None:
         try:
-            while True:
-                frame = await leg.receive()
-                if not self._holds(number):
-                    return
-                event = realtime.decode_server(frame)
-                if len(frame) > _LONG_EVENT and isinstance(
-                    event, realtime.ResponseOutputAudioDelta
-                ):
-                    del frame
-                    await self._hear_at_length(number, event)
-                else:
-                    self._upstream_event(number, event)
-                if self._client.behind:
-                    # It is owed much audio, and would be lost with more: neither its fault nor the
-                    # upstream's, who may send faster than real time. If it does not read, it is
-                    # lost by the age of what is unsent.
-                    await self._client.caught_up()
+            await leg.hear(partial(self._upstream_frame, number))
         except LegGone as gone:
             how = Loss.LOST if gone.code is None else Loss.CLOSED
             why = _KEY.sub("[key]", gone.reason)
             log.debug("upstream closed", leg=number, code=gone.code, reason=why)
             self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=why))
+
+    def _upstream_frame(self, number: int, frame: Frame) -> Then:
+        if not self._holds(number):
+            return None  # it is hung up, and this was under way
+        event = realtime.decode_server(frame)
+        if len(frame) > _LONG_EVENT and isinstance(event, realtime.ResponseOutputAudioDelta):
+            return partial(self._hear_at_length, number, event)
+        self._upstream_event(number, event)
+        # It is owed much audio, and would be lost with more: neither its fault nor the upstream's,
+        # who may send faster than real time. If it does not read, it is lost by the age of what is
+        # unsent.
+        return self._client.caught_up if self._client.behind else None
 
     async def _hear_at_length(self, number: int, event: realtime.ResponseOutputAudioDelta) -> None:
         """One event may hold more audio than a client may be owed; it comes in parts, as it would
@@ -277,6 +284,7 @@ class _Bridge:
                 return
             some = bytes(audio[at : at + part])
             self._upstream_event(number, msgspec.structs.replace(event, delta=some))
+        await self._client.caught_up()
 
     def _upstream_event(
         self, number: int, event: realtime.ServerEvent | Unknown | Unparsable
@@ -363,9 +371,7 @@ class _Bridge:
 
     async def _resumes(self, visit: Visit, frame: Frame) -> bool:
         """Whether this frame was the client's way to say that it is back, and no more than that."""
-        if visit.watched:
-            visit.came()
-        if not visit.undecided or self._over.is_set() or self._is_too_big(frame):
+        if self._over.is_set() or self._is_too_big(frame):
             return False
         first = _first_message(frame)
         if first is None:

@@ -29,6 +29,9 @@ class Line(trio.abc.HalfCloseableStream):
 
     immediate = True
     """Whether `begin` ever takes anything."""
+    descriptor: int | None = None
+    """Where it can be seen that something has come, and `take` will have it; None: only by waiting
+    for it."""
 
     def __init__(self) -> None:
         self.bytes_in = 0
@@ -39,6 +42,10 @@ class Line(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What has come, when something has, at most RECEIVE_BYTES; b"" at the end. `max_bytes` is
         not needed."""
+
+    def take(self) -> bytes | None:
+        """What has come, as `receive_some` would return it; None: nothing that makes sense yet."""
+        raise NotImplementedError("nothing comes by itself")
 
     @abc.abstractmethod
     async def send_eof(self) -> None:
@@ -107,6 +114,7 @@ class SocketLine(Line):
         self._socket = socket.socket(family, kind, fileno=stream.socket.detach())
         self._socket.setblocking(False)
         self._fd = self._socket.fileno()
+        self.descriptor = self._fd
 
     @property
     def tcp(self) -> socket.socket:
@@ -118,14 +126,18 @@ class SocketLine(Line):
             if self._fd < 0:
                 raise trio.ClosedResourceError
             await wait_readable(self._fd)
-            try:
-                data = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                continue  # the kernel may change its mind (select(2), "Bugs")
-            except OSError as error:
-                raise trio.BrokenResourceError from error
-            self.bytes_in += len(data)
-            return data
+            if (data := self.take()) is not None:
+                return data
+
+    def take(self) -> bytes | None:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None  # the kernel may change its mind (select(2), "Bugs")
+        except OSError as error:
+            raise self._failure() from error
+        self.bytes_in += len(data)
+        return data
 
     def begin(self, data: bytes) -> bytes:
         try:
@@ -166,7 +178,7 @@ class SocketLine(Line):
     async def aclose(self) -> None:
         if self._fd >= 0:
             trio.lowlevel.notify_closing(self._fd)
-            self._fd = -1
+            self._fd, self.descriptor = -1, None
             self._socket.close()
         await trio.lowlevel.checkpoint()
 
@@ -196,7 +208,9 @@ class TlsLine(SocketLine):
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
-                self._encrypted(await super().receive_some())
+                while (data := super().take()) is None:
+                    await wait_readable(self._fd)
+                self._encrypted(data)
             except ssl.SSLError as error:  # that of a certificate is one, too
                 failure = error
             else:
@@ -210,19 +224,36 @@ class TlsLine(SocketLine):
         raise trio.BrokenResourceError from failure
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        while True:
-            if self._received.pending or self._received.eof or self._tls.pending():
-                # What this leaves to be sent (the answer to a key update) goes out with the next
-                # send, for which it is meant.
-                try:
-                    return self._tls.read(RECEIVE_BYTES)
-                except ssl.SSLWantReadError:
-                    pass
-                except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                    return b""  # as with https, an end without a goodbye is one
-                except ssl.SSLError as error:
-                    raise self._failure() from error
-            self._encrypted(await super().receive_some())
+        if self._received.pending or self._received.eof:  # it came with the end of the handshake
+            await trio.lowlevel.checkpoint()
+            if (data := self._decrypted()) is not None:
+                return data
+        return await super().receive_some()
+
+    def take(self) -> bytes | None:
+        data = super().take()
+        if data is None:
+            return None
+        self._encrypted(data)
+        return self._decrypted()
+
+    def _decrypted(self) -> bytes | None:
+        """All of it, so that nothing waits here while the socket is watched. What this leaves to be
+        sent (the answer to a key update) goes out with the next send, for which it is meant."""
+        records: list[bytes] = []
+        try:
+            while record := self._tls.read(RECEIVE_BYTES):
+                records.append(record)
+        except ssl.SSLWantReadError:
+            return b"".join(records) if records else None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            # As with https, an end without a goodbye is one; and the socket need not say anything
+            # more for it to be known.
+            self._received.write_eof()
+            self.descriptor = None
+        except ssl.SSLError as error:
+            raise self._failure() from error
+        return b"".join(records)
 
     def begin(self, data: bytes) -> bytes:
         try:

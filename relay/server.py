@@ -30,6 +30,7 @@ from relay import (
     correlation,
     descriptors,
     logs,
+    switchboard,
     systemd,
     wire,
 )
@@ -50,6 +51,7 @@ from relay.session import Admission, Session
 from relay.session.actions import Target
 from relay.session.options import SessionOptions
 from relay.simulator import server as simulator
+from relay.switchboard import Switchboard
 from relay.watch import Watch
 
 if TYPE_CHECKING:
@@ -146,12 +148,13 @@ async def running(
         opened = await stack.enter_async_context(contextlib.AsyncExitStack())
         metering = Metering(served.rules, configured.prices)
         await stack.enter_async_context(metering.kept_in(continuing.store))
+        switched = await stack.enter_async_context(switchboard.opened())
         nursery = await stack.enter_async_context(trio.open_nursery())
         simulated = await _simulated(served, nursery)
         current = Current(served)
-        conversations = Conversations(current, continuing, simulated, opened)
+        conversations = Conversations(current, continuing, simulated, opened, switched)
         await conversations.prepare(served)
-        relay = Relay(current, conversations, listeners, conversations.prepare, metering)
+        relay = Relay(current, conversations, listeners, conversations.prepare, metering, switched)
         relay.parked = lambda: continuing.parked
         relay.socket_stays = systemd.is_activated(environment)
         await nursery.start(relay.accept, listeners)
@@ -172,10 +175,12 @@ class Relay:
         listeners: Iterable[trio.SocketListener] = (),
         prepare: Callable[[Served], Awaitable[None]] | None = None,
         metering: Metering | None = None,
+        switched: Switchboard | None = None,
     ) -> None:
         """`prepare` opens what a new value needs before it is served, or refuses it with
         `ConfigError`."""
         self._current = current
+        self._switched = switched
         self._converse = converse
         self._places = [each.socket.getsockname()[:2] for each in listeners]
         self._prepare = prepare
@@ -260,7 +265,9 @@ class Relay:
                 except wire.HandshakeFailed as failure:
                     log.info("handshake failed", reason=failure.reason, peer=failure.peer)
                     return
-            await wire.serve_connection(stream, self.route, self._report)
+            await wire.serve_connection(
+                stream, self.route, self._report, switchboard=self._switched
+            )
 
     def route(self, request: wire.Request) -> wire.Accept | wire.Response:
         """Health pages, refusals with their HTTP status, or a conversation."""
@@ -409,6 +416,7 @@ class Conversations:
         continuing: Continuity,
         simulated: Address | None,
         opened: contextlib.AsyncExitStack,
+        switched: Switchboard,
     ) -> None:
         """`simulated`: where the simulator is served, if it is. `opened` closes what is opened
         here, after the last conversation."""
@@ -416,6 +424,7 @@ class Conversations:
         self._continuing = continuing
         self._simulated = simulated
         self._opened = opened
+        self._switched = switched
         self._endpoints: functions.Functions | None = None
 
     async def prepare(self, served: Served) -> None:
@@ -476,6 +485,7 @@ class Conversations:
             headers={**headers, **address.headers},
             deadline_s=began.config.session.upstream_step_s,
             ssl_context=chosen.trust,
+            switchboard=self._switched,
         )
 
 

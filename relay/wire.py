@@ -6,7 +6,7 @@ the opening handshake. From there on frames are ours (`relay.websocket`, `relay.
 one wake-up, one receive and one send, where the library has channels, locks and a task between.
 "trap N" counts the ways in which the library surprises, and tests/test_wire.py has them all.
 
-    Leg      one open WebSocket: `receive`, `post`, `drop_audio`, `goodbye`, `drop`
+    Leg      one open WebSocket: `receive` or `hear`, `post`, `drop_audio`, `goodbye`, `drop`
     dial     be the client of one
     serve_connection
              be the server of whatever comes over an accepted stream
@@ -31,7 +31,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Final, TypeAlias, cast
+from typing import Final, NoReturn, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import h11
@@ -40,9 +40,13 @@ import trio_websocket
 
 from relay import websocket
 from relay.lines import Line, SocketLine, TlsLine, line_over
+from relay.switchboard import Switchboard
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: text or binary, told apart by opcode only."""
+
+Then: TypeAlias = Callable[[], Awaitable[None]] | None
+"""What is to be awaited because of a message; see `Leg.hear`."""
 
 MIB: Final = 1 << 20
 
@@ -197,6 +201,7 @@ async def serve_connection(
     report: Callable[[ExceptionGroup[Exception]], None],
     *,
     head_s: float = HEAD_S,
+    switchboard: Switchboard | None = None,
 ) -> None:
     """Serve one accepted connection to its end, and close `stream`.
 
@@ -205,7 +210,7 @@ async def serve_connection(
     `partial(serve_connection, route=..., report=...)`. For TLS, give it what `secured` returns.
     """
     try:
-        await _serve(stream, route, head_s)
+        await _serve(stream, route, head_s, switchboard)
     except* LegGone:
         pass  # The peer left, and the conversation let it show.
     except* Exception as faults:
@@ -247,6 +252,7 @@ async def dial(
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits = UPSTREAM_LEG,
     subprotocols: Iterable[str] = (),
+    switchboard: Switchboard | None = None,
 ) -> "AsyncIterator[Leg]":
     """Open a WebSocket to `url` (`ws:` or `wss:`), for as long as the block lasts.
 
@@ -263,6 +269,7 @@ async def dial(
         deadline_s=deadline - trio.current_time(),
         limits=limits,
         subprotocols=subprotocols,
+        switchboard=switchboard,
     )
     async with opened as leg:
         yield leg
@@ -277,6 +284,7 @@ async def dial_over(
     deadline_s: float = 10.0,
     limits: Limits = UPSTREAM_LEG,
     subprotocols: Iterable[str] = (),
+    switchboard: Switchboard | None = None,
 ) -> "AsyncIterator[Leg]":
     """The rest of `dial`, over a stream that is connected; closes it."""
     address = _Address.of(url)
@@ -303,7 +311,7 @@ async def dial_over(
             raise
     except _NotOpened as failure:
         raise _why_not(failure) from failure.__cause__
-    leg = Leg(line_over(stream), limits, client=True, opened=opened)
+    leg = Leg(line_over(stream), limits, switchboard, client=True, opened=opened)
     async with leg._alive():
         yield leg
 
@@ -311,15 +319,26 @@ async def dial_over(
 class Leg:
     """One open WebSocket. Made by `dial` and `serve_connection` only.
 
-    One task may `receive`, and must be quick to do so again: pings are answered on the way. Anyone
-    may `post`, which never waits: a frame is sent at once if the peer takes it, else it goes into
-    an outbox that one writer drains in order. A leg that cannot keep up is lost (see `Limits`), and
-    a leg that is gone swallows what is posted; `receive` is where one learns of it.
+    One task may `receive`, and must be quick to do so again: pings are answered on the way. Or it
+    may `hear`, which costs far less where there is a switchboard. Anyone may `post`, which never
+    waits: a frame is sent at once if the peer takes it, else it goes into an outbox that one writer
+    drains in order. A leg that cannot keep up is lost (see `Limits`), and a leg that is gone
+    swallows what is posted; `receive` is where one learns of it.
     """
 
-    def __init__(self, line: Line, limits: Limits, *, client: bool, opened: "_Opened") -> None:
+    def __init__(
+        self,
+        line: Line,
+        limits: Limits,
+        switchboard: Switchboard | None,
+        *,
+        client: bool,
+        opened: "_Opened",
+    ) -> None:
         self._line = line
         self._limits = limits
+        self._switchboard = switchboard
+        self._attached: int | None = None  # the descriptor, while the switchboard reads
         self._client = client
         self._incoming = websocket.Incoming(masked=not client, max_message=limits.max_message)
         self._messages = self._incoming.messages
@@ -382,11 +401,28 @@ class Leg:
         if self._big:
             self._leave_place()  # whoever took it in has done with it
         while not self._messages:
-            if self._gone is not None or self._incoming.end is not None or self._ended.is_set():
+            if not self._open:
                 raise self._goneness()
             await self._read()
         self.frames_in += 1
         return self._messages.popleft()
+
+    async def hear(self, heard: Callable[[Frame], Then]) -> NoReturn:
+        """Give `heard` each message, in order, as soon as it has come. What it returns is awaited
+        before the next one. Raises what `heard` raises, and LegGone as `receive` does. Safe to
+        cancel: then `heard` is not called any more.
+
+        With a switchboard, `heard` is called in this task's context but not by this task."""
+        while True:
+            if self._big:
+                self._leave_place()
+            then = None if self._messages else await self._attend(heard)
+            if then is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                then = heard(await self.receive())
+            if then is not None:
+                await then()
+                del then  # what it holds may be big
 
     def post(self, frame: Frame, audio_ms: float = 0.0) -> None:
         """Send one frame, or append it to the outbox. `audio_ms` > 0 says that it is audio, and how
@@ -479,6 +515,8 @@ class Leg:
         finally:
             self._clear = False
             self._written.set()
+            if self._switchboard is not None and self._attached is not None:
+                self._switchboard.release(self._attached)
             with trio.move_on_after(1.0, shield=True) as patience:
                 if self._gone is not None:
                     patience.cancel()
@@ -542,10 +580,7 @@ class Leg:
             else:
                 self._lose("end of stream")
         finally:
-            self._being_read = False
-            if self._awaited:
-                self._awaited = False
-                self._turn.unpark_all()
+            self._is_read()
 
     async def _wait_for_a_place(self) -> None:
         self._waits = True
@@ -559,10 +594,57 @@ class Leg:
         self._big = False
         self._limits.big_messages.release_on_behalf_of(self)
 
-    def _understand(self, data: bytes) -> None:
+    def _is_read(self) -> None:
+        self._being_read = False
+        if self._awaited:
+            self._awaited = False
+            self._turn.unpark_all()
+
+    async def _attend(self, heard: Callable[[Frame], Then]) -> Then:
+        """Let the switchboard read, until something has to be awaited: what `heard` returns, or, if
+        this returns None, what only `receive` does."""
+        switchboard, fd = self._switchboard, self._line.descriptor
+        if switchboard is None or fd is None or self._being_read or not self._open:
+            return None
+        then: Then = None
+
+        def readable() -> bool:
+            nonlocal then
+            if self._take() or len(self._messages) > _CRUMBS:
+                return False
+            if not self._messages:
+                return self._incoming.under_way <= BIG_MESSAGE
+            while self._messages and then is None and switchboard.attends(fd):
+                self.frames_in += 1
+                then = heard(self._messages.popleft())
+            return then is None and self._line.descriptor is not None
+
+        self._being_read, self._attached = True, fd
+        try:
+            await switchboard.attach(fd, readable)
+        finally:
+            self._attached = None
+            self._is_read()
+        return then
+
+    def _take(self) -> bool:
+        """Take in what has come; whether it was more than messages."""
+        try:
+            data = self._line.take()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            self._lose(_cause(broken))
+            return True
+        if data:
+            return self._understand(data)
+        if data is not None:
+            self._lose("end of stream")
+        return data is not None
+
+    def _understand(self, data: bytes) -> bool:
+        """Whether it was more than messages."""
         incoming = self._incoming
         if not incoming.feed(data):
-            return
+            return False
         for payload in incoming.pings:
             self._say(websocket.pong(payload, self._key()))
         if self._pinged in incoming.pongs:
@@ -573,6 +655,7 @@ class Leg:
             self._clear = False
             self._say(websocket.close(incoming.end.code, incoming.end.reason, self._key()))
             self._close_sent = True  # behind it comes nothing
+        return True
 
     async def _peer_close(self) -> None:
         """Read on to the peer's close frame. Closing with unread input would reset the connection,
@@ -669,6 +752,11 @@ class Leg:
         return next(_masking_keys) if self._client else None
 
     # The end.
+
+    @property
+    def _open(self) -> bool:
+        """Whether messages may still come."""
+        return self._gone is None and self._incoming.end is None and not self._ended.is_set()
 
     @property
     def _deaf(self) -> bool:
@@ -863,7 +951,9 @@ class _Refused(Exception):
         self.status = status
 
 
-async def _serve(stream: trio.abc.Stream, route: Route, head_s: float) -> None:
+async def _serve(
+    stream: trio.abc.Stream, route: Route, head_s: float, switchboard: Switchboard | None
+) -> None:
     http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
     with trio.move_on_after(head_s) as patience:
         request = await _read_head(stream, http)
@@ -872,7 +962,7 @@ async def _serve(stream: trio.abc.Stream, route: Route, head_s: float) -> None:
         return
     match request:
         case Request():
-            await _serve_request(stream, http, request, route)
+            await _serve_request(stream, http, request, route, switchboard)
         case Response() as refusal:
             await _answer(stream, http, refusal)
         case None:
@@ -880,7 +970,11 @@ async def _serve(stream: trio.abc.Stream, route: Route, head_s: float) -> None:
 
 
 async def _serve_request(
-    stream: trio.abc.Stream, http: h11.Connection, request: Request, route: Route
+    stream: trio.abc.Stream,
+    http: h11.Connection,
+    request: Request,
+    route: Route,
+    switchboard: Switchboard | None,
 ) -> None:
     if request.wants_websocket and _has_left(stream):
         return  # A storm of those would cost a conversation each.
@@ -894,7 +988,7 @@ async def _serve_request(
         try:
             refusal = _upgrade_fault(request)
             if refusal is None:
-                await _converse(stream, request, answer, bytes(http.trailing_data[0]))
+                await _converse(stream, request, answer, bytes(http.trailing_data[0]), switchboard)
                 return
         finally:
             answer.over()
@@ -905,7 +999,11 @@ async def _serve_request(
 
 
 async def _converse(
-    stream: trio.abc.Stream, request: Request, accept: Accept, early: bytes
+    stream: trio.abc.Stream,
+    request: Request,
+    accept: Accept,
+    early: bytes,
+    switchboard: Switchboard | None,
 ) -> None:
     head = _clean_head(request, accept)
 
@@ -923,7 +1021,7 @@ async def _converse(
         if isinstance(failure.__cause__, _Vanished | None):
             return
         raise
-    leg = Leg(line_over(stream), accept.limits, client=False, opened=opened)
+    leg = Leg(line_over(stream), accept.limits, switchboard, client=False, opened=opened)
     async with leg._alive():
         try:
             await accept.conversation(leg)

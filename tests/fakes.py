@@ -7,15 +7,15 @@ answers from a script.
 
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
 from relay.session import SessionOptions
 from relay.session.actions import Action, Target
-from relay.wire import DialFailed, Frame, LegGone
+from relay.wire import DialFailed, Frame, LegGone, Then
 
 
 class FakeLeg:
@@ -56,6 +56,11 @@ class FakeLeg:
                 return frame
             self._gone = frame
         raise self._gone
+
+    async def hear(self, heard: Callable[[Frame], Then]) -> NoReturn:
+        while True:
+            if (then := heard(await self.receive())) is not None:
+                await then()
 
     def post(self, frame: Frame, audio_ms: float = 0.0) -> None:
         if self._gone is None and self.farewell is None:

@@ -77,8 +77,10 @@ ROOMS = {
     "tokens": Room({"admission", "config"}, {"cryptography", "jwt"}),
     "websocket": Room(doors={"numpy"}),
     "lines": Room(doors={"trio", "socket", "ssl"}),
+    "switchboard": Room(doors={"trio"}),
     "wire": Room(
-        {"errors", "lines", "websocket"}, {"trio", "trio_websocket", "h11", "socket", "ssl"}
+        {"errors", "lines", "switchboard", "websocket"},
+        {"trio", "trio_websocket", "h11", "socket", "ssl"},
     ),
     "bridge": Room(
         {
@@ -137,6 +139,7 @@ ROOMS = {
             "served",
             "session",
             "simulator.server",
+            "switchboard",
             "systemd",
             "watch",
             "wire",

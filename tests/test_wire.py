@@ -16,7 +16,7 @@ import trustme
 from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode
 from wsproto.utilities import generate_accept_token
 
-from relay import wire
+from relay import switchboard, wire
 from relay.wire import Accept, DialFailed, Leg, LegGone, Limits, Request, Response, dial
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -28,6 +28,13 @@ ROOMY = Limits(max_message=32 * wire.MIB, unsent_bytes=math.inf)
 """For what is posted by the dozen megabytes."""
 QUICK = 1.0
 """Seconds of real time within which what needs no waiting is done, on a busy machine too."""
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["each for itself", "switchboard"])
+def switched(request: pytest.FixtureRequest) -> bool:
+    """Whether legs over sockets have a switchboard. It makes no difference to anything below."""
+    Server.switched = bool(request.param)
+    return Server.switched
 
 
 # The cast: a server, a raw peer, and an audit that nothing is left behind.
@@ -50,6 +57,8 @@ async def nothing_left() -> AsyncIterator[None]:
 
 
 class Server:
+    switched = False
+
     def __init__(self, port: int, scheme: str) -> None:
         self.url = f"{scheme}://127.0.0.1:{port}/"
         self.port = port
@@ -84,7 +93,7 @@ async def listening(
     def route(request: Request) -> Accept | Response:
         return Accept(answer, limits=limits)  # type: ignore[arg-type] # see `routes`
 
-    async with nothing_left(), trio.open_nursery() as nursery:
+    async with nothing_left(), switchboard.opened() as switched, trio.open_nursery() as nursery:
         (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = tcp.socket.getsockname()[1]
         server = Server(port, "ws" if tls is None else "wss")
@@ -92,7 +101,12 @@ async def listening(
         async def handler(tcp: trio.SocketStream) -> None:
             stream = tcp if tls is None else await wire.secured(tcp, tls)
             decide = answer if routes else route
-            await wire.serve_connection(stream, decide, server.report)  # type: ignore[arg-type] # see `routes`
+            await wire.serve_connection(
+                stream,
+                decide,  # type: ignore[arg-type] # see `routes`
+                server.report,
+                switchboard=switched if Server.switched else None,
+            )
 
         await nursery.start(trio.serve_listeners, handler, [tcp])
         try:
@@ -106,14 +120,12 @@ async def listening(
 
 async def echo(leg: Leg) -> None:
     with contextlib.suppress(LegGone):
-        while True:
-            leg.post(await leg.receive())
+        await leg.hear(leg.post)
 
 
 async def until_gone(leg: Leg) -> LegGone:
     try:
-        while True:
-            await leg.receive()
+        await leg.hear(lambda _: None)
     except LegGone as gone:
         return gone
 
@@ -328,8 +340,7 @@ async def test_trap_3_pings_are_answered_while_the_other_leg_is_stalled() -> Non
     async def pass_on(leg: Leg) -> None:
         async with dial(deaf[0]) as upstream:
             with contextlib.suppress(LegGone):
-                while True:
-                    upstream.post(await leg.receive(), 20.0)
+                await leg.hear(lambda frame: upstream.post(frame, 20.0))
             upstream.drop()
 
     async with listening(pass_on) as server, raw_servers(never_reads) as deaf:
@@ -765,6 +776,68 @@ async def test_text_stays_text_and_binary_stays_binary_and_all_is_counted() -> N
         assert leg.bytes_out > 100_000
 
 
+async def test_what_a_hearer_returns_is_awaited_before_the_next_message() -> None:
+    order: list[str] = []
+
+    async def hear(leg: Leg) -> None:
+        def heard(frame: wire.Frame) -> wire.Then:
+            order.append(f"heard {frame!r}")
+            return functools.partial(slowly, str(frame)) if frame != "quick" else None
+
+        async def slowly(frame: str) -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            order.append(f"did {frame!r}")
+            leg.post(frame)
+
+        with contextlib.suppress(LegGone):
+            await leg.hear(heard)
+
+    async with listening(hear) as server:
+        peer = await server.connect()
+        await peer.upgraded()
+        await peer.send("quick")
+        frames = [peer.make.send_data(text) for text in ("quick", "one", "quick", "two")]
+        await peer.stream.send_all(b"".join(map(bytes, frames)))
+        assert [await peer.message() for _ in range(2)] == ["one", "two"]
+        await peer.send("three")
+        assert await peer.message() == "three"
+        await peer.close()
+        assert await peer.close_code() == 1000
+    assert order == [
+        *("heard 'quick'", "heard 'quick'", "heard 'one'", "did 'one'"),
+        *("heard 'quick'", "heard 'two'", "did 'two'", "heard 'three'", "did 'three'"),
+    ]
+
+
+async def test_a_hearer_that_is_cancelled_hears_no_more_and_nothing_is_lost() -> None:
+    heard: list[wire.Frame] = []
+
+    async def hear(leg: Leg) -> None:
+        scope = trio.CancelScope()
+
+        def once(frame: wire.Frame) -> None:
+            heard.append(frame)
+            scope.cancel()
+
+        with scope:
+            await leg.hear(once)
+        leg.post(await leg.receive())
+        assert await leg.receive() == "third"
+
+    async with listening(hear) as server:
+        peer = await server.connect()
+        await peer.upgraded()
+        frames = [bytes(peer.make.send_data(text)) for text in ("first", "second", "third")]
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.stream.send_all(b"".join(frames))
+        assert await peer.message() == "second"
+        assert await peer.close_code() == 1000
+        await peer.close()
+        assert await peer.frame() is None
+        assert server.faults == []
+    assert heard == ["first"]
+
+
 async def test_tls_on_both_ends() -> None:
     ca = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -820,13 +893,15 @@ async def test_how_a_leg_ended_is_told() -> None:
         await without_code.stream.send_all(bytes(without_code.make.close()))
         assert await without_code.close_code() == CloseReason.NO_STATUS_RCVD
         await eof.stream.aclose()
-        await trio.testing.wait_all_tasks_blocked()
+        while len(ends) < 3:
+            await trio.testing.wait_all_tasks_blocked()
         assert isinstance(reset.stream, trio.SocketStream)
         reset.stream.setsockopt(
             trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0)
         )
         await reset.stream.aclose()
-        await trio.testing.wait_all_tasks_blocked()
+        while len(ends) < 4:
+            await trio.testing.wait_all_tasks_blocked()
         await garbage.stream.send_all(b"\xff" * 99)
         assert await garbage.close_code() == 1002
     assert [(end.code, end.reason) for end in ends[:4]] == [
@@ -914,10 +989,12 @@ async def test_nothing_is_received_any_more_once_goodbye_is_being_said() -> None
 
     async def leave(leg: Leg) -> None:
         async def listen() -> None:
+            def hear(frame: wire.Frame) -> None:
+                heard.append(frame)
+                leg.post("heard")
+
             with contextlib.suppress(LegGone):
-                while True:
-                    heard.append(await leg.receive())
-                    leg.post("heard")
+                await leg.hear(hear)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from relay import wire
+from relay import switchboard, wire
 
 LIMITS = wire.Limits(unsent_bytes=math.inf)
 """The relay's own towards clients, but an echo of 16 MiB has to wait somewhere."""
@@ -28,12 +28,15 @@ NON_STRICT = "NON-STRICT"
 async def main(wstest: str, cases: list[str]) -> int:
     faults: list[BaseException] = []
     with tempfile.TemporaryDirectory() as directory:
-        async with trio.open_nursery() as nursery:
+        async with switchboard.opened() as switched, trio.open_nursery() as nursery:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             port = listener.socket.getsockname()[1]
             accept = wire.Accept(echo, limits=LIMITS)
             connection = partial(
-                wire.serve_connection, route=lambda request: accept, report=faults.append
+                wire.serve_connection,
+                route=lambda request: accept,
+                report=faults.append,
+                switchboard=switched,
             )
             await nursery.start(trio.serve_listeners, connection, [listener])
             with trio.fail_after(GIVE_UP_S):
@@ -47,8 +50,7 @@ async def main(wstest: str, cases: list[str]) -> int:
 
 async def echo(leg: wire.Leg) -> None:
     with contextlib.suppress(wire.LegGone):
-        while True:
-            leg.post(await leg.receive())
+        await leg.hear(leg.post)
 
 
 async def run_suite(wstest: str, port: int, cases: list[str], directory: Path) -> None:

@@ -1,0 +1,133 @@
+"""switchboard: one task that waits for many descriptors.
+
+It knows epoll and trio, and neither what is read nor by whom. Trio waits for each descriptor anew:
+for every frame a system call to arm it, a task to wake, and a walk through the coroutines of that
+task. Here a task stays `attached`: what it wants done is called for as long as it waits, and only
+the end of that wakes it.
+
+Where frames are many they are gathered (`pause_s`), as a network card does with its interrupts:
+going to sleep and being woken costs as much as a frame itself.
+"""
+
+import contextlib
+import select
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import trio
+from trio.lowlevel import Abort, Task, wait_readable
+
+PAUSE_S: Final = 0.001
+"""How long frames are gathered where they are many, and so about the most that it adds to the
+latency of one: the kernel is asked to wake us after whole milliseconds. Short beside a frame's
+20 ms and any network's jitter; longer gains little: with a frame each 0.2 ms, a millisecond already
+shares the cost of waking up among five."""
+MANY: Final = 2
+"""Descriptors in `PAUSE_S`, from which on gathering saves a wake-up."""
+TURN: Final = 64
+"""Descriptors that are served before other tasks have their turn."""
+
+
+def pause_s(served: int, elapsed_s: float) -> float:
+    """How long after the beginning of a turn the next one begins; 0: as soon as there is something
+    to read. `served`: the descriptors that were ready in this turn, but not in the last one: who is
+    ready again at once sends in bulk, which gathering would only slow down. `elapsed_s`: from the
+    beginning of the last turn to that of this one."""
+    return PAUSE_S if served * PAUSE_S >= MANY * elapsed_s and served < TURN else 0.0
+
+
+@contextlib.asynccontextmanager
+async def opened() -> "AsyncIterator[Switchboard]":
+    """A switchboard, for as long as the block lasts. Tasks that attach must have ended by then."""
+    with contextlib.closing(select.epoll()) as epoll:
+        async with trio.open_nursery() as nursery:
+            switchboard = Switchboard(epoll)
+            nursery.start_soon(switchboard.run)
+            yield switchboard
+            nursery.cancel_scope.cancel()
+
+
+class Switchboard:
+    """Made by `opened`."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self._attached: dict[int, _Attached] = {}
+        self._turns = 0
+
+    async def attach(self, fd: int, readable: Callable[[], bool]) -> None:
+        """Call `readable` whenever there is something to read, for as long as it says True. Returns
+        then, or when `release` says so.
+
+        It is called in this task's context, by another task: it may not await. What it raises is
+        raised here. It is not called any more once this task is cancelled. The descriptor must be
+        released before it is closed: its number may be another's soon."""
+        task = trio.lowlevel.current_task()
+        attached = _Attached(task, readable)
+        self._epoll.register(fd, select.EPOLLIN)
+        self._attached[fd] = attached
+
+        def abort(_: object) -> Abort:
+            self._detach(fd)
+            return Abort.SUCCEEDED
+
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            if attached.fault is not None:
+                raise attached.fault
+
+    def release(self, fd: int) -> None:
+        """Let go whoever is attached to it, if anybody is."""
+        if fd in self._attached:
+            trio.lowlevel.reschedule(self._detach(fd).task)
+
+    def attends(self, fd: int) -> bool:
+        """Whether a task is attached to it."""
+        return fd in self._attached
+
+    async def run(self) -> None:
+        """Serve for ever."""
+        fd = self._epoll.fileno()
+        began, pause = trio.current_time(), 0.0
+        while True:
+            if pause:
+                await trio.sleep_until(began + pause)
+            else:
+                await wait_readable(fd)
+            last, began = began, trio.current_time()
+            pause = pause_s(self._turn(), began - last)
+
+    def _turn(self) -> int:
+        """Serve what is ready. How many that were, without those of the last turn."""
+        self._turns += 1
+        served = 0
+        for fd, _ in self._epoll.poll(0, TURN):
+            attached = self._attached.get(fd)
+            if attached is None:
+                continue  # what was called before has released it, or cancelled its task
+            served += attached.served < self._turns - 1
+            attached.served = self._turns
+            try:
+                stays = attached.task.context.run(attached.readable)
+            except Exception as fault:
+                attached.fault, stays = fault, False
+            if not stays and self._attached.get(fd) is attached:
+                self.release(fd)
+        return served
+
+    def _detach(self, fd: int) -> "_Attached":
+        self._epoll.unregister(fd)
+        return self._attached.pop(fd)
+
+
+class _Attached:
+    """A task, and what is called while it waits."""
+
+    __slots__ = ("fault", "readable", "served", "task")
+
+    def __init__(self, task: Task, readable: Callable[[], bool]) -> None:
+        self.task = task
+        self.readable = readable
+        self.served = 0  # the number of the last turn
+        self.fault: Exception | None = None
