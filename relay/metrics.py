@@ -170,6 +170,46 @@ with close code 1000; another connection took the conversation over; the daemon 
 because something failed; nobody said anything, because the daemon was stopped at once."""
 
 
+ERRORS: Final = (
+    "INTERNAL_SERVER_ERROR",
+    "CLIENT_MESSAGE_TIMEOUT",
+    "UNPARSABLE_CLIENT_MESSAGE",
+    "NON_SETTINGS_MESSAGE_BEFORE_SETTINGS",
+    "SETTINGS_ALREADY_APPLIED",
+    "INVALID_SETTINGS",
+    "FAILED_TO_START_LISTENING",
+    "ASR_CONNECTION_CLOSED",
+    "ASR_DRIVER_TIMEOUT",
+    "USER_AUDIO_FORMAT",
+    "FAILED_TO_SPEAK",
+    "FAILED_TO_THINK",
+    "SERVER_GOING_AWAY",
+    "NON_EXISTENT_FUNCTION_CALLED",
+    "AGENT_ID_NOT_SUPPORTED",
+    "INVALID_AGENT_ID",
+    "MAXIMUM_SESSION_LENGTH_REACHED",
+    "upstream_closed_before_session_ready",
+    "session_max_duration",
+    "idle_timeout",
+)
+"""The protocol's codes of Errors and of..."""
+WARNINGS: Final = (
+    "INJECT_AGENT_MESSAGE_DURING_USER_SPEECH",
+    "INJECT_AGENT_MESSAGE_DURING_AGENT_SPEECH",
+    "PROMPT_TOO_LONG",
+    "THINK_REQUEST_FAILED",
+    "SPEAK_REQUEST_FAILED",
+    "FUNCTION_CALL_FAILED",
+    "SLOW_THINK_REQUEST",
+    "SLOW_SPEAK_REQUEST",
+    "FORCE_END_TURN_UNSUPPORTED",
+    "MAXIMUM_SESSION_LENGTH_APPROACHING",
+    "VOICE_PROMPT_ADDED",
+    "UNPARSABLE_CLIENT_MESSAGE",
+)
+"""...Warnings. Where the component is told an upstream's own word instead, that is `other`."""
+
+
 class Metrics:
     """The instruments of one process; each says what it is of."""
 
@@ -327,10 +367,16 @@ class Metrics:
             [("planned",), ("loss",), ("resume",)],
         )
         self.errors = Counter(
-            "relay_errors_total", "Errors that clients were told, by code.", ("code",)
+            "relay_errors_total",
+            "Errors that clients were told, by code.",
+            ("code",),
+            [(code,) for code in (*ERRORS, OTHER)],
         )
         self.warnings = Counter(
-            "relay_warnings_total", "Warnings that clients were told, by code.", ("code",)
+            "relay_warnings_total",
+            "Warnings that clients were told, by code.",
+            ("code",),
+            [(code,) for code in (*WARNINGS, OTHER)],
         )
         self.notes = Counter(
             "relay_notes_total", "Other things worth a log line, by event.", ("event",)

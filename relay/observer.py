@@ -16,47 +16,9 @@ import msgspec
 from relay import realtime, voice_agent
 from relay.correlation import Correlation
 from relay.frames import Unknown, Unparsable
-from relay.metrics import OTHER, Metrics, Snapshot
+from relay.metrics import ERRORS, OTHER, WARNINGS, Metrics, Snapshot
 from relay.session.actions import Action, AudioDropped, Close, Note, ToClient, ToUpstream
 
-CODES: Final = frozenset(
-    [
-        "INTERNAL_SERVER_ERROR",
-        "CLIENT_MESSAGE_TIMEOUT",
-        "UNPARSABLE_CLIENT_MESSAGE",
-        "NON_SETTINGS_MESSAGE_BEFORE_SETTINGS",
-        "SETTINGS_ALREADY_APPLIED",
-        "INVALID_SETTINGS",
-        "FAILED_TO_START_LISTENING",
-        "ASR_CONNECTION_CLOSED",
-        "ASR_DRIVER_TIMEOUT",
-        "USER_AUDIO_FORMAT",
-        "FAILED_TO_SPEAK",
-        "FAILED_TO_THINK",
-        "SERVER_GOING_AWAY",
-        "NON_EXISTENT_FUNCTION_CALLED",
-        "AGENT_ID_NOT_SUPPORTED",
-        "INVALID_AGENT_ID",
-        "MAXIMUM_SESSION_LENGTH_REACHED",
-        "INJECT_AGENT_MESSAGE_DURING_USER_SPEECH",
-        "INJECT_AGENT_MESSAGE_DURING_AGENT_SPEECH",
-        "PROMPT_TOO_LONG",
-        "THINK_REQUEST_FAILED",
-        "SPEAK_REQUEST_FAILED",
-        "FUNCTION_CALL_FAILED",
-        "SLOW_THINK_REQUEST",
-        "SLOW_SPEAK_REQUEST",
-        "FORCE_END_TURN_UNSUPPORTED",
-        "GPT_4O_STREAM_END_ERROR",
-        "MAXIMUM_SESSION_LENGTH_APPROACHING",
-        "VOICE_PROMPT_ADDED",
-        "upstream_closed_before_session_ready",
-        "session_max_duration",
-        "idle_timeout",
-    ]
-)
-"""Of Errors and Warnings. In the component's dialect a Warning may carry an upstream's own word for
-it: that is `other`."""
 MOST_PENDING: Final = 256
 """Function calls of one session that are followed."""
 
@@ -362,10 +324,10 @@ class Observer:
                     self._call_over(each.id, "cancelled", now)
             case voice_agent.Error(code=code):
                 self._errors += 1
-                metrics.errors.add(1, code if code in CODES else OTHER)
+                metrics.errors.add(1, code if code in ERRORS else OTHER)
             case voice_agent.Warning(code=code):
                 self._warnings += 1
-                metrics.warnings.add(1, code if code in CODES else OTHER)
+                metrics.warnings.add(1, code if code in WARNINGS else OTHER)
             case _:
                 pass
 
