@@ -12,6 +12,10 @@ MAX_DEPTH = 100
 """Levels of nesting accepted in free-form JSON (tool schemas, function results). Far below the
 interpreter's limit, so that whatever was decoded can also be encoded further down the stack."""
 
+MAX_VALUES = 32_768
+"""Values accepted in one such message, 2 to 3 MiB of them: of `[{},{},...]` a megabyte would be 25
+in memory, for as long as a session. The Realtime API takes far smaller schemas."""
+
 _INT64 = range(-(2**63), 2**63)
 _EXACT = 2.0**53
 
@@ -79,12 +83,38 @@ class FrameDecoder(Generic[T]):
         if tag not in self._known:
             return Unknown(tag[:100], len(raw))
         try:
-            message: T = msgspec.convert(_plain(msgspec.json.decode(raw)), self._union)
-        except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
+            tree = msgspec.json.decode(raw)
+            if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
+                _count(tree)
+            message: T = msgspec.convert(_plain(tree), self._union)
+        except (
+            _TooMany,
+            msgspec.DecodeError,
+            UnicodeError,
+            RecursionError,
+            OverflowError,
+        ) as error:
             reason = _reason(error)
             field = self._audio.get(tag)
             return Unparsable(tag, reason, field is not None and reason.endswith(f"`$.{field}`"))
         return message
+
+
+class _TooMany(Exception):
+    """There are more than `MAX_VALUES`."""
+
+
+def _count(tree: Any) -> None:
+    """Raises _TooMany. Not recursive: what is nested too deeply is found elsewhere."""
+    count, waiting = 0, [tree]
+    while waiting:
+        value = waiting.pop()
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict | list):
+            count += len(inner)
+            waiting.extend(inner)
+        if count > MAX_VALUES:
+            raise _TooMany
 
 
 class _Peek(msgspec.Struct):
@@ -116,6 +146,8 @@ def _reason(error: Exception) -> str:
     match error:
         case RecursionError():
             return "nested too deeply"
+        case _TooMany():
+            return f"more than {MAX_VALUES} values"
         case OverflowError():
             return "number out of range"
         case UnicodeError():

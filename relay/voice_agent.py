@@ -521,6 +521,14 @@ def encode(message: ClientMessage | ServerMessage) -> str:
     return _ENCODER.encode(message).decode()
 
 
+def memory(message: ClientMessage) -> int:
+    """About the bytes that a message takes, rather too many."""
+    frame = _ENCODER.encode(message)
+    return len(frame) + _VALUE_BYTES * (frame.count(b",") + frame.count(b"{") + frame.count(b"["))
+
+
+_VALUE_BYTES = 64
+"""Of a value beside its text: `{}` is two bytes in JSON, and a dict."""
 _CLIENT: FrameDecoder[ClientMessage] = FrameDecoder(
     ClientMessage,
     free_form=(Settings, UpdateThink, FunctionCallResponse, CustomToThinkProvider),

@@ -434,7 +434,7 @@ LINES: list[tuple[Callable[[], Playbook], str, str, dict[str, Any]]] = [
         lambda: opened(early_audio_bytes=10).client_audio(b"x" * 8, b"y" * 8, b"z" * 8),
         "info",
         "held_audio_dropped",
-        {"bytes": 8},
+        {"bytes": 16},
     ),
     (
         lambda: opened().client(settings(think={"temperature": 1}, speak=[SPEAK, SPEAK])),

@@ -6,6 +6,7 @@ calls it is plain data (`state`), and encodes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
@@ -342,21 +343,26 @@ class Session(State, kw_only=True):
             self.fail("NON_SETTINGS_MESSAGE_BEFORE_SETTINGS", "Settings must come first.", 1000)
             return
         if frame:
-            self.early.append(frame)
+            _kept(self.early, frame)
         audio = [chunk for chunk in self.early if isinstance(chunk, bytes)]
-        if len(self.early) - len(audio) > self.options.early_messages:
+        if self._are_too_many(self.early, self.options.early_messages):
             self.fail("NON_SETTINGS_MESSAGE_BEFORE_SETTINGS", "Settings must come first.", 1000)
         self._drop_oldest(self.early, audio, self.options.early_audio_bytes)
 
     def _hold(self, frame: voice_agent.ClientMessage | bytes) -> None:
         """Something while no leg is live (4.2)."""
-        self.held.append(frame)
+        _kept(self.held, frame)
         if not isinstance(frame, bytes):
             self.revision += 1
         audio = [chunk for chunk in self.held if isinstance(chunk, bytes)]
-        if len(self.held) - len(audio) > self.options.held_messages:
+        if self._are_too_many(self.held, self.options.held_messages):
             self.fail("INTERNAL_SERVER_ERROR", "Too many messages before the upstream.", 1011)
         self._drop_oldest(self.held, audio, self.held_bytes)
+
+    def _are_too_many(self, queue: Sequence[voice_agent.ClientMessage | bytes], most: int) -> bool:
+        messages = [frame for frame in queue if not isinstance(frame, bytes)]
+        size = sum(map(voice_agent.memory, messages))  # they are few, or this was true before
+        return len(messages) > most or size > self.options.held_message_bytes
 
     def _drop_oldest(
         self, queue: list[voice_agent.ClientMessage | bytes], audio: list[bytes], limit: int
@@ -401,6 +407,8 @@ class Session(State, kw_only=True):
                 | voice_agent.UpdateListen()
             ):
                 self.updates.append(message)
+                if self._are_too_many(self.updates, self.options.held_messages):
+                    self.fail("INTERNAL_SERVER_ERROR", "Too many updates at once.", 1011)
             case voice_agent.ForceEndTurn():
                 turns.force_end_turn(self)
             case voice_agent.UpdateThinkLive() | voice_agent.CustomToThinkProvider():
@@ -610,3 +618,18 @@ def _differs(half: object, asked: Format) -> bool:
 
 def _type(event: realtime.ServerEvent) -> str:
     return str(event.__struct_config__.tag)
+
+
+_GATHERED_BYTES = 4096
+
+
+def _kept(
+    queue: list[voice_agent.ClientMessage | bytes], frame: voice_agent.ClientMessage | bytes
+) -> None:
+    """Append it. Short audio becomes part of what is before it: a megabyte in samples would be half
+    a million objects."""
+    last = queue[-1] if queue else None
+    if isinstance(frame, bytes) and isinstance(last, bytes) and len(last) < _GATHERED_BYTES:
+        queue[-1] = last + frame
+    else:
+        queue.append(frame)

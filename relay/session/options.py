@@ -76,7 +76,8 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """A longer function output is truncated."""
     max_call_arguments_bytes: Count = 1000 * 1024
     """A call with longer arguments is not announced but answered with an error; a little under
-    the 1 MiB that the SDKs take in one message."""
+    the 1 MiB that the SDKs take in one message. So is one with which those of open rounds would
+    be more than twice this."""
     batch_function_calls: bool = False
     """One FunctionCallRequest for all calls of a response, instead of one for each."""
     cancel_calls_on_barge_in: bool = False
@@ -93,6 +94,9 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Audio kept before Settings; the oldest is dropped."""
     held_messages: Count = 256
     """Messages kept between Settings and a live upstream."""
+    held_message_bytes: Count = 4 * 1024 * 1024
+    """...and before Settings: the memory that they take together. One more than that or of these
+    numbers ends the session; so do as many updates that the upstream has not taken."""
     held_audio_s: Seconds = 10.0
     """Audio kept between Settings and a live upstream; the oldest is dropped."""
     max_client_frame_bytes: Count = 1024 * 1024

@@ -6,7 +6,7 @@ state now, never about an event to come (L-11).
 """
 
 from relay import realtime, voice_agent
-from relay.session import history, rounds, text
+from relay.session import history, limits, rounds, text
 from relay.session.actions import AudioEnds, AudioToClient, word
 from relay.session.state import (
     REMEMBERED,
@@ -189,7 +189,9 @@ def text_delta(
     if response.first_text_at is None:
         response.first_text_at = s.now
     item_id = _item_id(s, response, event.item_id, event.output_index)
-    _item(response, item_id, event.output_index).partial += event.delta
+    item = _item(response, item_id, event.output_index)
+    if len(item.partial) < limits.MAX_MESSAGE_BYTES:  # more could not be told
+        item.partial += event.delta[: limits.MAX_MESSAGE_BYTES]
     s.disarm(Timer.INFERRED_END)
 
 

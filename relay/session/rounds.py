@@ -33,13 +33,19 @@ def called(s: State, response: str, item: realtime.Item) -> None:
     if round_ is None:
         round_ = Round(response=response)
         s.rounds.append(round_)
+    known = sum(len(each.arguments) for other in s.rounds for each in other.calls.values())
+    most = 2 * s.options.max_call_arguments_bytes
+    is_too_long = _too_long(s, call) or known + len(call.arguments) > most
+    if is_too_long:  # nobody will ask for them
+        call.arguments = "{}"
+        item = msgspec.structs.replace(item, arguments="{}")
     round_.calls[call.id] = call
     s.usage.fresh.function_calls += 1
     history.called(s, item)
     function = next((f for f in s.applied.functions if f.name == call.name), None)
     if function is None:
         _reject(s, call, "there is no such function")  # C-175
-    elif _too_long(s, call):
+    elif is_too_long:
         _reject(s, call, "the arguments are too long")  # C-228
     else:
         call.endpoint = function.endpoint

@@ -7,7 +7,7 @@ held, and what follows it in the turn waits behind it in one lane; audio is neve
 import math
 
 from relay import realtime, voice_agent
-from relay.session import history
+from relay.session import history, limits
 from relay.session.actions import word
 from relay.session.state import State, Timer, TurnPhase, UserItem
 
@@ -78,7 +78,9 @@ def transcribing(s: State, event: realtime.ConversationItemInputAudioTranscripti
         return
     user = user_item(s, event.item_id)
     index = event.content_index or 0  # C-219
-    user.heard[index] = user.heard.get(index, "") + (event.delta or "")
+    heard = user.heard.get(index, "")
+    if len(heard) < limits.MAX_MESSAGE_BYTES:  # more could not be told
+        user.heard[index] = heard + (event.delta or "")[: limits.MAX_MESSAGE_BYTES]
     s.tell(_transcript(user, user.heard[index], is_final=False, confidence=1.0))
 
 
