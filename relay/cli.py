@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import trio
 from cyclopts import App, Parameter
 
 from relay import config, logs
+from relay.causes import causes
 from relay.config import Config, ConfigError
 
 app = App(
@@ -73,6 +74,7 @@ def serve(
     *,
     listen: str | None = None,
     upstream: str | None = None,
+    workers: str | None = None,
     ready_file: Path | None = None,
     source: Source = NO_SOURCE,
 ) -> int:
@@ -84,15 +86,26 @@ def serve(
         HOST:PORT to listen on; port 0 picks one.
     upstream
         URL of the upstream, or the word simulator.
+    workers
+        Processes that share the work, or the word auto: one for each core.
     ready_file
         File that receives the URL once clients can connect.
     """
     host, port = _host_and_port(listen)
-    options = {"listen.host": host, "listen.port": port, "upstream.url": upstream}
-    from relay import server
-
+    options = {
+        "listen.host": host,
+        "listen.port": port,
+        "listen.workers": _workers(workers),
+        "upstream.url": upstream,
+    }
     load = partial(source.load, options)
-    return _run(server.serve, load, os.environ, ready_file, source.config)
+    if load().listen.processes == 1:
+        from relay import server
+
+        return _run(server.serve, load, os.environ, ready_file, source.config)
+    from relay import workers as room
+
+    return _run(room.serve, load, os.environ, ready_file, source.config)
 
 
 app.command(serve)
@@ -258,6 +271,11 @@ def _host_and_port(listen: str | None) -> tuple[str | None, int | None]:
     return host.removeprefix("[").removesuffix("]") or None, int(port)
 
 
+def _workers(number: str | None) -> int | str | None:
+    """What `listen.workers` says of a number that is none."""
+    return int(number) if number is not None and number.isascii() and number.isdigit() else number
+
+
 def _run(command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
     """Run a command to its exit code."""
     try:
@@ -289,20 +307,12 @@ async def _cancel_on(signals: AsyncIterator[int], scope: trio.CancelScope) -> No
 def _verdict(error: Exception) -> int:
     """The exit code of a failure, which nurseries have wrapped. What only we can mend is one log
     line, not a traceback between other lines."""
-    causes = list(_leaves(error))
-    for cause in causes:
+    found = list(causes(error))
+    for cause in found:
         if isinstance(cause, ConfigError):
             raise cause
-    if all(isinstance(cause, OSError) for cause in causes):
-        print(f"relay: {'; '.join(map(str, causes))}", file=sys.stderr)
+    if all(isinstance(cause, OSError) for cause in found):
+        print(f"relay: {'; '.join(map(str, found))}", file=sys.stderr)
     else:
         structlog.get_logger().error("stopped by a failure", exc_info=error)
     return 1
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -10,6 +10,7 @@ import datetime
 import importlib.util
 import ipaddress
 import math
+import os
 import re
 import tomllib
 import urllib.parse
@@ -57,6 +58,9 @@ class Listen(Section, frozen=True):
     """Name or address to listen on."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     """TCP port; 0 lets the system pick one, which the `listening` log line then names."""
+    workers: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = 1
+    """Processes that share the work, each of which can use one core; `auto`: as many as there are
+    cores to use."""
     deepgram_paths: tuple[UrlPath, ...] = ("/v1/agent/converse",)
     """Paths that speak Voice Agent V1 and nothing else."""
     component_paths: tuple[UrlPath, ...] = ("/openai",)
@@ -65,6 +69,11 @@ class Listen(Section, frozen=True):
     """PEM file with the certificate chain; serves wss together with `tls_key`."""
     tls_key: Path | None = None
     """PEM file with the private key of `tls_cert`."""
+
+    @property
+    def processes(self) -> int:
+        """How many workers that means here."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
 
 class Auth(Section, frozen=True):
@@ -389,6 +398,16 @@ def convert(tree: dict[str, Any]) -> Config:
         return msgspec.convert(tree, Config, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise ConfigError(_explanation(error)) from None
+
+
+def encoded(config: Config) -> bytes:
+    """For another process of the same program."""
+    return msgspec.msgpack.encode(config, enc_hook=str)
+
+
+def decoded(encoded: bytes) -> Config:
+    """What `encoded` was made of."""
+    return msgspec.msgpack.decode(encoded, type=Config, dec_hook=_path)
 
 
 def upstream(config: Config, environment: Mapping[str, str]) -> Address:

@@ -103,6 +103,10 @@ class Books(Protocol):
         """Whether a later process finds what is kept."""
 
     @property
+    def parked(self) -> int:
+        """How many conversations wait for their client, as far as this process keeps them."""
+
+    @property
     def compares_settings(self) -> bool:
         """Whether `decided` wants a digest that tells Settings apart."""
 

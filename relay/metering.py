@@ -59,15 +59,19 @@ class Metering:
         reached = self.ledger.admit(client, self.rules, self._wall())
         return Seat(self, client) if reached is None else reached
 
-    def spend(self, client: str, spent: Spent, used: Used) -> Reached | None:
+    async def enter(self, client: str) -> "Seat | Reached":
+        """The same, where it may have to be asked elsewhere."""
+        return self.seat(client)
+
+    def spend(self, seat: "Seat", spent: Spent, used: Used) -> Reached | None:
         self.used.add(used)
-        return self.ledger.spend(client, spent, self.rules, self._wall())
+        return self.ledger.spend(seat.client, spent, self.rules, self._wall())
 
-    def release(self, client: str) -> None:
-        self.ledger.release(client, self.rules, self._wall())
+    def release(self, seat: "Seat") -> None:
+        self.ledger.release(seat.client, self.rules, self._wall())
 
-    def stopped(self, client: str, reached: Reached) -> None:
-        log.info("limit reached", client=client, limit=reached.key)
+    def stopped(self, seat: "Seat", reached: Reached) -> None:
+        log.info("limit reached", client=seat.client, limit=reached.key)
         self.ledger.stopped(reached)
 
     def record(self, bill: Bill, *, ended: bool) -> None:
@@ -116,7 +120,7 @@ class Seat:
 
     def __init__(self, metering: Metering, client: str) -> None:
         self._metering = metering
-        self._client = client
+        self.client = client
         self._frames = 0
         self._bytes = 0
         self._left = False
@@ -133,11 +137,11 @@ class Seat:
             used.total_tokens,
         )
         self._frames, self._bytes = frames, nbytes
-        return self._metering.spend(self._client, spent, used)
+        return self._metering.spend(self, spent, used)
 
     def stopped_by(self, reached: Reached) -> None:
         """The session is ended because of this."""
-        self._metering.stopped(self._client, reached)
+        self._metering.stopped(self, reached)
 
     def record(self, bill: Bill, *, ended: bool) -> None:
         """Write down what the session has used from its beginning. Not `ended`: it may go on, on
@@ -148,4 +152,4 @@ class Seat:
         """It is free for another. Harmless to repeat."""
         if not self._left:
             self._left = True
-            self._metering.release(self._client)
+            self._metering.release(self)

@@ -403,7 +403,9 @@ class Metrics:
             [("done",), ("refused",)],
         )
         self.processes = Gauge("relay_processes", "Processes that serve.")
-        self.info = Gauge("relay_info", "1, for its labels.", ("version", "python"))
+        self.info = Gauge(
+            "relay_info", "1, for its labels.", ("version", "python"), over_processes="max"
+        )
         self.cpu = Counter("process_cpu_seconds_total", "CPU time, of user and system.")
         self.resident = Gauge("process_resident_memory_bytes", "Resident memory.")
         self.descriptors = Gauge("process_open_fds", "Open file descriptors.")
@@ -443,6 +445,11 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
                 case "min":
                     other.value = min(other.value, sample.value)
     return list(families.values())
+
+
+def lasting(snapshot: Snapshot) -> Snapshot:
+    """What is still true of a process that is no more: what it has counted."""
+    return [series for series in snapshot if series.family.kind != "gauge"]
 
 
 def exposition(snapshot: Snapshot) -> str:

@@ -22,6 +22,7 @@ from relay.served import Served, Sources, Stamp
 FIXED = (
     "listen.host",
     "listen.port",
+    "listen.workers",
     "session.resume_window_s",
     "session.resume_by_header",
     "session.max_parked",

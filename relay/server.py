@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import msgspec
 import structlog
@@ -36,7 +36,7 @@ from relay import (
 )
 from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
-from relay.continuity import Continuity
+from relay.continuity import Books
 from relay.limits import Reached, client_of
 from relay.metering import Metering, Seat
 from relay.metrics import Snapshot
@@ -87,15 +87,10 @@ async def serve(
     ):
         served = sources.read()
         logs.set_up(served.config.log.level, served.config.log.format)
-        try:
-            place: config.Listen | config.Admin = served.config.admin
-            pages = await admin.open_listeners(served.config.admin)
-            place = served.config.listen
-            listeners = await open_listeners(served.config, environment)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            log.error("cannot listen", host=place.host, port=place.port, reason=reason)
+        bound = await bind(served.config, environment)
+        if bound is None:
             return 1
+        listeners, pages = bound
         async with (
             running(served, environment, listeners) as relay,
             admin.serving(pages, served.config.admin, relay.shown),
@@ -114,11 +109,27 @@ async def serve(
             drained = False
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_next, signals, nursery.cancel_scope)
-                nursery.start_soon(_ignore, hangups)
+                nursery.start_soon(ignore, hangups)
                 drained = await relay.drain()
                 nursery.cancel_scope.cancel()
         log.info("drained" if drained else "stopped", left=relay.live.value)
     return 0 if drained else 1
+
+
+async def bind(
+    configured: Config, environment: Mapping[str, str]
+) -> tuple[Listeners, Listeners] | None:
+    """The sockets for clients and those for the admin pages; None: one cannot be had, which the log
+    says. Raises `ConfigError`."""
+    try:
+        place: config.Listen | config.Admin = configured.admin
+        pages = await admin.open_listeners(configured.admin)
+        place = configured.listen
+        return await open_listeners(configured, environment), pages
+    except OSError as error:
+        reason = error.strerror or str(error)
+        log.error("cannot listen", host=place.host, port=place.port, reason=reason)
+        return None
 
 
 async def open_listeners(configured: Config, environment: Mapping[str, str]) -> Listeners:
@@ -132,36 +143,73 @@ async def open_listeners(configured: Config, environment: Mapping[str, str]) -> 
     return await trio.open_tcp_listeners(listen.port, host=listen.host)
 
 
+class Shared(NamedTuple):
+    """What several processes have in common, as one of them sees it."""
+
+    books: Books
+    metering: Metering
+
+
 @contextlib.asynccontextmanager
 async def running(
-    served: Served, environment: Mapping[str, str], listeners: Listeners
+    served: Served,
+    environment: Mapping[str, str],
+    listeners: Listeners,
+    *,
+    shared: Shared | None = None,
 ) -> "AsyncIterator[Relay]":
     """A relay that accepts connections while the block lasts, and owns the listeners. Whoever is
-    connected when it ends is cut off with a goodbye; see `Relay.drain`. Raises `ConfigError`."""
+    connected when it ends is cut off with a goodbye; see `Relay.drain`. `shared`: it is one of
+    several, and what they serve was announced. Raises `ConfigError`."""
     async with contextlib.AsyncExitStack() as stack:
         for listener in listeners:
             await stack.enter_async_context(listener)
-        configured = served.config
-        _announce(served.destinations[0].address, environment)
-        continuing = await stack.enter_async_context(continuity.opened(configured))
+        if shared is None:
+            announce(served.destinations[0].address, environment)
+            books = await stack.enter_async_context(continuity.opened(served.config))
+            metering = Metering(served.rules, served.config.prices)
+            await stack.enter_async_context(metering.kept_in(books.store))
+            shared = Shared(books, metering)
         descriptors.provide(served.rules)
         opened = await stack.enter_async_context(contextlib.AsyncExitStack())
-        metering = Metering(served.rules, configured.prices)
-        await stack.enter_async_context(metering.kept_in(continuing.store))
         switched = await stack.enter_async_context(switchboard.opened())
         nursery = await stack.enter_async_context(trio.open_nursery())
         simulated = await _simulated(served, nursery)
         current = Current(served)
-        conversations = Conversations(current, continuing, simulated, opened, switched)
+        conversations = Conversations(current, shared.books, simulated, opened, switched)
         await conversations.prepare(served)
-        relay = Relay(current, conversations, listeners, conversations.prepare, metering, switched)
-        relay.parked = lambda: continuing.parked
+        prepare, metering = conversations.prepare, shared.metering
+        relay = Relay(current, conversations, listeners, prepare, metering, switched)
+        relay.parked = partial(getattr, shared.books, "parked")
         relay.socket_stays = systemd.is_activated(environment)
         await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
         nursery.start_soon(relay.watch.lag.watch)
         yield relay
         nursery.cancel_scope.cancel()
+
+
+class Places:
+    """Where clients connect."""
+
+    def __init__(self, listeners: Iterable[trio.SocketListener]) -> None:
+        self._places = [each.socket.getsockname()[:2] for each in listeners]
+
+    @property
+    def is_local(self) -> bool:
+        """Only this machine can connect."""
+        return all(config.is_loopback(str(host)) for host, _ in self._places)
+
+    def urls(self, served: Served) -> list[str]:
+        """Without path."""
+        scheme = "ws" if served.tls is None else "wss"
+        hosts = [(f"[{host}]" if ":" in host else host, port) for host, port in self._places]
+        return [f"{scheme}://{host}:{port}" for host, port in hosts]
+
+    def demand_keys(self, served: Served) -> None:
+        """Raises `ConfigError` if this would let strangers in."""
+        for host, _ in self._places:
+            config.demand_keys(served.config.auth, host)
 
 
 class Relay:
@@ -182,7 +230,7 @@ class Relay:
         self._current = current
         self._switched = switched
         self._converse = converse
-        self._places = [each.socket.getsockname()[:2] for each in listeners]
+        self._places = Places(listeners)
         self._prepare = prepare
         self.metering = metering or Metering(current.value.rules, current.value.config.prices)
         """How much is used, and by whom."""
@@ -209,16 +257,9 @@ class Relay:
         return self._current.value
 
     @property
-    def _is_local(self) -> bool:
-        """Only this machine can connect."""
-        return all(config.is_loopback(str(host)) for host, _ in self._places)
-
-    @property
     def urls(self) -> list[str]:
         """Where clients connect, without path."""
-        scheme = "ws" if self.served.tls is None else "wss"
-        hosts = [(f"[{host}]" if ":" in host else host, port) for host, port in self._places]
-        return [f"{scheme}://{host}:{port}" for host, port in hosts]
+        return self._places.urls(self.served)
 
     @property
     def status(self) -> str:
@@ -228,8 +269,7 @@ class Relay:
     async def change(self, new: Served) -> None:
         """Serve this from now on; who is connected stays. Raises `ConfigError` for what cannot be
         served here, and goes on as before."""
-        for host, _ in self._places:
-            config.demand_keys(new.config.auth, host)
+        self._places.demand_keys(new)
         if self._prepare is not None:
             await self._prepare(new)
         descriptors.provide(new.rules)
@@ -269,7 +309,7 @@ class Relay:
                 stream, self.route, self._report, switchboard=self._switched
             )
 
-    def route(self, request: wire.Request) -> wire.Accept | wire.Response:
+    def route(self, request: wire.Request) -> wire.Response | wire.Pending:
         """Health pages, refusals with their HTTP status, or a conversation."""
         match request.path:
             case "/healthz" | "/readyz" if request.method not in ("GET", "HEAD"):
@@ -295,9 +335,15 @@ class Relay:
             outcome = Refused(503, "overloaded", self._overload.again_in_s)
         if isinstance(outcome, Refused):
             return self._refusal(request, outcome)
+        return wire.Pending(partial(self._seated, request, outcome))
+
+    async def _seated(
+        self, request: wire.Request, outcome: Admitted
+    ) -> wire.Accept | wire.Response:
+        """A conversation, if the limits allow one more."""
         client = client_of(outcome.key_name, request.peer)
-        known = outcome.key_name is not None or self._is_local
-        warm = known and served.config.upstream.warm == "on_connect"
+        known = outcome.key_name is not None or self._places.is_local
+        warm = known and self.served.config.upstream.warm == "on_connect"
         admitted = Admission(
             str(uuid.uuid4()),
             outcome.dialect,
@@ -316,7 +362,7 @@ class Relay:
         if about.said.request_id:
             headers.append((correlation.REQUEST_ID, about.said.request_id))
         claim = admission.claim(request, outcome.key_name)
-        seat = self.metering.seat(client)  # last: with the answer goes who gives it back
+        seat = await self.metering.enter(client)  # last: with the answer goes who gives it back
         if isinstance(seat, Reached):
             return self._refusal(request, admission.too_much(seat), client=client, limit=seat.key)
         return wire.Accept(
@@ -413,7 +459,7 @@ class Conversations:
     def __init__(
         self,
         current: Current,
-        continuing: Continuity,
+        books: Books,
         simulated: Address | None,
         opened: contextlib.AsyncExitStack,
         switched: Switchboard,
@@ -421,7 +467,7 @@ class Conversations:
         """`simulated`: where the simulator is served, if it is. `opened` closes what is opened
         here, after the last conversation."""
         self._current = current
-        self._continuing = continuing
+        self._books = books
         self._simulated = simulated
         self._opened = opened
         self._switched = switched
@@ -456,7 +502,7 @@ class Conversations:
             admission=admitted,
             upstreams=served.traits,
         )
-        visit = self._continuing.visit(admitted.request_id, claim)
+        visit = self._books.visit(admitted.request_id, claim)
         endpoints = self._endpoints
         calling = endpoints.for_session() if endpoints else bridge.no_functions
         said = observer.about.said.trace if served.config.upstream.trace_context else None
@@ -525,7 +571,7 @@ def _page(
     return wire.Response(status, body, tuple(headers))
 
 
-def _announce(address: Address, environment: Mapping[str, str]) -> None:
+def announce(address: Address, environment: Mapping[str, str]) -> None:
     """The first log line."""
     if address.simulated:
         log.warning("the embedded simulator is the upstream", chosen_by=address.chosen_by)
@@ -541,7 +587,7 @@ async def _cancel_on_next(signals: AsyncIterator[int], scope: trio.CancelScope) 
     scope.cancel()
 
 
-async def _ignore(hangups: AsyncIterator[int]) -> None:
+async def ignore(hangups: AsyncIterator[int]) -> None:
     """One that nobody takes would come again when nobody listens any more, and end the process."""
     async for _ in hangups:
         log.info("not reloaded, since the relay is stopping")

@@ -4,10 +4,11 @@ The three small protocols of sd_notify(3), sd_listen_fds(3) and sd_watchdog_enab
 systemd every call does nothing. It knows nothing of what is served.
 """
 
+import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 import trio
@@ -79,13 +80,19 @@ def _listening(descriptor: int) -> socket.socket:
     return found
 
 
-async def watchdog(environment: Mapping[str, str]) -> None:
-    """Tell systemd twice in each watchdog period that the event loop still turns; returns at once
-    when no watchdog is set for this process."""
+async def watchdog(
+    environment: Mapping[str, str],
+    is_well: Callable[[], bool] = lambda: True,
+    longest_s: float = math.inf,
+) -> None:
+    """Tell systemd twice in each watchdog period, and every `longest_s` at least, that the event
+    loop still turns, while all `is_well`; returns at once when no watchdog is set for this process.
+    """
     period_us = int(environment.get("WATCHDOG_USEC", "0"))
     pid = environment.get("WATCHDOG_PID")
     if not period_us or pid not in (None, str(os.getpid())):
         return
     while True:
-        notify(environment, WATCHDOG=1)
-        await trio.sleep(period_us / 2e6)
+        if is_well():
+            notify(environment, WATCHDOG=1)
+        await trio.sleep(min(period_us / 2e6, longest_s))

@@ -28,7 +28,9 @@ _PYTHON = platform.python_version()
 class Watch:
     """One for a process; `lag.watch` is a task that whoever holds this runs."""
 
-    def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, is_serving: bool = True, wall: Callable[[], float] = time.time) -> None:
+        """`is_serving`: it accepts connections."""
+        self._is_serving = is_serving
         self.overview = Overview()
         self.lag = Lag(self.metrics.lag.observe)
         self._began_wall = wall()
@@ -83,7 +85,7 @@ class Watch:
         metrics = self.metrics
         metrics.open_connections.put(self._connections)
         metrics.lag_mean.put(self.lag.mean_s)
-        metrics.processes.put(1)
+        metrics.processes.put(int(self._is_serving))
         metrics.info.put(1, _VERSION, _PYTHON)
         metrics.started.put(self._began_wall)
         if (used := process.usage()) is not None:

@@ -191,7 +191,14 @@ class Accept:
     """Called at the end of the connection, also if there was no WebSocket after all."""
 
 
-Route: TypeAlias = Callable[[Request], Accept | Response]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pending:
+    """Somebody has to be asked first. Cancelled with the connection."""
+
+    answer: "Callable[[], Awaitable[Accept | Response]]"
+
+
+Route: TypeAlias = Callable[[Request], Accept | Response | Pending]
 """Decides about a request. `Accept` for what is no valid upgrade becomes 400, 405 or 426."""
 
 
@@ -981,7 +988,8 @@ async def _serve_request(
     fault: Exception | None = None
     try:
         # No route may grant a CONNECT: behind a 2xx there would be a tunnel, and we have none.
-        answer = _READ_ONLY if request.method == "CONNECT" else route(request)
+        routed = _READ_ONLY if request.method == "CONNECT" else route(request)
+        answer = await routed.answer() if isinstance(routed, Pending) else routed
     except Exception as raised:
         fault, answer = raised, Response(HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(answer, Accept):

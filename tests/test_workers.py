@@ -1,0 +1,229 @@
+"""Several workers from outside: real processes, which are killed, stopped and replaced."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import trio
+
+from relay import config, logs, voice_agent, wire
+from tests.test_cli import ANY_PORT, RELAY, Running, message, process, settings_applied
+from tests.test_server import AGENT, close_code, fetch
+
+TWO = (*ANY_PORT, "--workers", "2", "--upstream", "simulator")
+TRIES = 60
+"""In a row, all of which land on one of two workers less often than once in a billion runs."""
+
+
+class Client(msgspec.Struct):
+    """A connection that has its Welcome, and the number of its worker."""
+
+    leg: wire.Leg
+    id: str
+    worker: int
+
+
+@contextlib.asynccontextmanager
+async def connected(relay: Running, query: str = "") -> AsyncIterator[Client]:
+    async with wire.dial(relay.url + AGENT + query) as leg:
+        welcome = await message(leg, voice_agent.Welcome)
+        line = await relay.until("connected")
+        assert line["session"] == logs.name_of(welcome.request_id)
+        yield Client(leg, welcome.request_id, line["worker"])
+
+
+@contextlib.asynccontextmanager
+async def connected_to(relay: Running, worker: int, query: str = "") -> AsyncIterator[Client]:
+    """The same at this worker, and at no other: who lands elsewhere leaves and comes again."""
+    for _ in range(TRIES):
+        async with connected(relay, query) as client:
+            if client.worker == worker:
+                yield client
+                return
+    raise AssertionError(f"nobody reaches worker {worker}")
+
+
+async def asks(leg: wire.Leg, text: str) -> None:
+    """A whole turn."""
+    leg.post(msgspec.json.encode({"type": "InjectUserMessage", "content": text}).decode())
+    await message(leg, voice_agent.LatencyReport)
+
+
+def pids(relay: Running) -> dict[int, int]:
+    """Of the workers, by their numbers; the newest."""
+    return {line["worker"]: line["pid"] for line in relay.lines if line["event"] == "worker serves"}
+
+
+def test_what_a_worker_is_configured_with_is_what_its_parent_has_read() -> None:
+    configured = config.convert(
+        {
+            "listen": {"workers": 3, "tls_cert": "/cert", "tls_key": "/key"},
+            "auth": {"query_token": ["deepgram"], "origins": ["https://a.example"]},
+            "upstreams": [{"url": "wss://b.example", "api_key_file": "/key"}],
+            "agents": {"a": {"greeting": "Hello", "think": {"prompt": "Be brief."}}},
+            "models": {"x": "y"},
+            "simulator": {"transcripts": ["One"]},
+        }
+    )
+    assert config.decoded(config.encoded(configured)) == configured
+
+
+async def test_two_workers_are_one_relay_and_drain_together(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    drain = ("--set", "session.drain_s=0.1", "--ready-file", str(ready))
+    async with process(*TWO, *drain) as relay:
+        assert relay.lines[0]["event"] == "the embedded simulator is the upstream"
+        assert relay.lines[-1]["workers"] == 2
+        assert ready.read_text() == f"{relay.url}\n"
+        assert (await fetch(relay.address, "/readyz"))[0] == 200
+        async with connected_to(relay, 1) as one, connected_to(relay, 2) as two:
+            for client in (one, two):
+                await settings_applied(client.leg)
+                await asks(client.leg, "Hello")
+            relay.signal(signal.SIGTERM)
+            for client in (one, two):
+                error = await message(client.leg, voice_agent.Error)
+                assert error.code == "SERVER_GOING_AWAY"
+                assert await close_code(client.leg) == 1001
+        assert await relay.ended() == 0
+    events = [line["event"] for line in relay.lines]
+    assert events.count("listening") == 1
+    assert events.count("the embedded simulator is the upstream") == 1
+    assert events[-1] == "drained"
+
+
+async def test_a_second_signal_ends_all_at_once_and_is_no_success() -> None:
+    async with process(*TWO) as relay, connected(relay) as client:
+        await settings_applied(client.leg)
+        relay.signal(signal.SIGINT)
+        await relay.until("draining")
+        relay.signal(signal.SIGINT)
+        assert await close_code(client.leg) == 1001
+        assert await relay.ended() == 1
+
+
+async def test_a_killed_worker_is_replaced_and_its_clients_go_on(tmp_path: Path) -> None:
+    store = ("--set", f"store.url=sqlite:///{tmp_path / 'store'}")
+    async with process(*TWO, *store) as relay, connected_to(relay, 2) as unhurt:
+        await settings_applied(unhurt.leg)
+        async with connected_to(relay, 1) as hurt:
+            await settings_applied(hurt.leg)
+            await asks(hurt.leg, "One")
+            await asks(unhurt.leg, "One")
+            killed = pids(relay)[1]
+            os.kill(killed, signal.SIGKILL)
+            assert await close_code(hurt.leg) is None
+        assert (await relay.until("worker died"))["worker"] == 1
+        await asks(unhurt.leg, "Two")
+        async with connected(relay, f"?resume={hurt.id}") as back:
+            await asks(back.leg, "Two")
+            resumed = await relay.until("resumed")
+            assert (resumed["first"], resumed["from_connection"]) == (logs.name_of(hurt.id), False)
+        while pids(relay)[1] == killed:
+            await relay.until("worker serves")
+        async with connected_to(relay, 1) as newcomer:
+            await settings_applied(newcomer.leg)
+
+
+async def test_without_a_store_the_conversations_of_a_killed_worker_end() -> None:
+    async with process(*TWO) as relay:
+        async with connected_to(relay, 1) as hurt:
+            await settings_applied(hurt.leg)
+            os.kill(pids(relay)[1], signal.SIGKILL)
+            assert await close_code(hurt.leg) is None
+        await relay.until("worker died")
+        async with connected(relay, f"?resume={hurt.id}") as back:
+            await settings_applied(back.leg)
+        assert "resumed" not in [line["event"] for line in relay.lines]
+
+
+async def test_a_lost_client_finds_its_conversation_at_another_worker() -> None:
+    async with process(*TWO) as relay:
+        async with connected_to(relay, 1) as lost:
+            await settings_applied(lost.leg)
+            await asks(lost.leg, "One")
+            lost.leg.drop()
+        async with connected_to(relay, 2, f"?resume={lost.id}") as back:
+            await asks(back.leg, "Two")
+            resumed = await relay.until("resumed")
+            assert (resumed["worker"], resumed["first"]) == (2, logs.name_of(lost.id))
+
+
+async def test_of_two_claims_at_two_workers_the_last_one_wins() -> None:
+    async with process(*TWO) as relay, connected_to(relay, 1) as first:
+        await settings_applied(first.leg)
+        await asks(first.leg, "One")
+        async with connected_to(relay, 2, f"?resume={first.id}") as second:
+            await asks(second.leg, "Two")
+            resumed = await relay.until("resumed")
+            assert (resumed["worker"], resumed["first"]) == (2, logs.name_of(first.id))
+            assert resumed["from_connection"]
+            assert await close_code(first.leg) == 1000
+            async with connected_to(relay, 1, f"?resume={second.id}") as third:
+                await asks(third.leg, "Three")
+                resumed = await relay.until("resumed")
+                assert (resumed["worker"], resumed["first"]) == (1, logs.name_of(first.id))
+                assert await close_code(second.leg) == 1000
+
+
+async def test_a_worker_that_is_told_to_end_drains_and_is_replaced() -> None:
+    async with process(*TWO) as relay:
+        async with connected_to(relay, 1) as client:
+            await settings_applied(client.leg)
+            os.kill(pids(relay)[1], signal.SIGTERM)
+            await relay.until("draining")
+            async with connected(relay) as newcomer:
+                assert newcomer.worker == 2
+            await asks(client.leg, "Hello")
+        assert (await relay.until("worker serves"))["worker"] == 1
+        relay.signal(signal.SIGTERM)
+        assert await relay.ended() == 0
+
+
+async def test_when_the_parent_is_killed_the_workers_end() -> None:
+    async with process(*TWO) as relay, connected(relay) as client:
+        await settings_applied(client.leg)
+        relay.signal(signal.SIGKILL)
+        assert await close_code(client.leg) == 1001
+        while (line := await relay._line()) is not None:  # until nobody has the log open
+            assert line["event"] != "listening"
+
+
+def test_a_configuration_that_no_worker_can_serve_is_one_line() -> None:
+    keys = ("--set", "auth.mode=keys", "--set", "auth.keys_file=/nonexistent")
+    ended = subprocess.run([*RELAY, *TWO, *keys], capture_output=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    lines = ended.stderr.decode().splitlines()
+    assert lines[-1].startswith("relay: auth.keys_file: cannot read /nonexistent")
+    assert sum("keys_file" in line for line in lines) == 1
+
+
+async def test_systemd_is_told_once_and_hands_its_socket_to_all(tmp_path: Path) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        activation = f"exec 3<&{listener.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1"
+        async with process(
+            *("--workers", "2", "--upstream", "simulator"),
+            prefix=activation,
+            pass_fds=(listener.fileno(),),
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            WATCHDOG_USEC="30000000",
+        ) as relay:
+            assert relay.url == f"ws://127.0.0.1:{listener.getsockname()[1]}"
+            told = set()
+            while f"READY=1\nSTATUS=Serving {relay.url}".encode() not in told:
+                told.add(await trio.to_thread.run_sync(manager.recv, 1000))
+            assert told <= {b"WATCHDOG=1", f"READY=1\nSTATUS=Serving {relay.url}".encode()}
+            async with connected_to(relay, 1), connected_to(relay, 2):
+                pass
+            relay.signal(signal.SIGTERM)
+            assert await relay.ended() == 0
