@@ -56,12 +56,11 @@ async def work(parent: socket.socket, environment: Mapping[str, str]) -> int:
         configured = config.decoded(begin.configuration)
         logs.set_up(configured.log.level, configured.log.format)
         structlog.contextvars.bind_contextvars(worker=begin.number)
+        worker, code, serving = Worker(end, begin, environment), 1, trio.CancelScope()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end.write)
-            worker = Worker(end, begin, environment)
-            code = 1
-            with trio.CancelScope() as serving:
-                nursery.start_soon(worker.obey, serving)
+            nursery.start_soon(worker.obey, serving)
+            with serving:
                 code = await worker.serve(configured)
             await end.flush()
             nursery.cancel_scope.cancel()
