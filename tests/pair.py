@@ -86,6 +86,8 @@ class Pair:
         """Everything that passed, in order."""
         self.notes: list[Note] = []
         self.dialled: list[Target] = []
+        self.hung_up: list[int] = []
+        """Legs that the session gave up."""
         self.unreachable = 0
         """So many of the next dials fail."""
         self.refused = 0
@@ -262,6 +264,7 @@ class Pair:
                 held = simulated.conversation(self.script, leg, target.model)
                 self._later(lambda leg=leg, held=held: self._connect(leg, held))
             case Hangup(leg):
+                self.hung_up.append(leg)
                 self.upstreams.pop(leg, None)
             case Redeliver(frames):
                 for frame in frames:

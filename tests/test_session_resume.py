@@ -1,14 +1,17 @@
 """A client that comes back, one detail at a time (whole conversations are in test_resume)."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from relay import voice_agent
 from relay.session import SessionOptions
+from relay.session.facts import UpstreamTraits
 from relay.settings import MappingOptions
 from tests.returning import Returning
 from tests.test_pair import SETTINGS, SPEECH, answer_calls, assert_settled
-from tests.test_resume import KEEP_ALIVE, ready, says
+from tests.test_resume import KEEP_ALIVE, STORY, ready, replayed, says
 
 BAD = SETTINGS | {"audio": {"input": {"encoding": "flac", "sample_rate": 16000}}}
 TELEPHONE = SETTINGS | {
@@ -22,6 +25,11 @@ TELEPHONE = SETTINGS | {
 def appended(pair: Returning) -> int:
     """How many frames of audio any upstream was sent."""
     return len(pair.sent("input_audio_buffer.append"))
+
+
+def with_context(*entries: dict[str, Any]) -> dict[str, Any]:
+    context = {"messages": [{"type": "History"} | entry for entry in entries]}
+    return SETTINGS | {"agent": SETTINGS["agent"] | {"context": context}}
 
 
 # Settings on the way back.
@@ -60,6 +68,45 @@ def test_settings_that_come_between_two_attempts_are_part_of_the_next() -> None:
 
 
 @pytest.mark.conformance("C-254")
+def test_an_upstream_that_is_being_prepared_for_other_settings_is_hung_up() -> None:
+    pair = ready().lost().away(1).back(KEEP_ALIVE).passes(0.03).client(SETTINGS)
+    assert (pair.hung_up, len(pair.dialled)) == ([1, 2], 3)
+    pair.until("SettingsApplied").passes(20)
+    assert list(pair.upstreams) == [3]
+
+
+@pytest.mark.conformance("C-254", "C-244")
+def test_a_context_replaces_the_history_but_for_the_calls_that_are_open() -> None:
+    """The one that is answered and waits for the other goes with its result."""
+    pair = ready().client(says("what time is it")).until("FunctionCallRequest")
+    answer_calls(pair, pair.of("FunctionCallRequest"))
+    pair.until("LatencyReport").passes(5)
+    pair.client(says("time and weather please")).until("FunctionCallRequest", "FunctionCallRequest")
+    answered, waiting = pair.of("FunctionCallRequest")[1:]
+    answer_calls(pair, [answered])
+    pair.passes(1).lost().away(3).back(with_context({"role": "user", "content": "I am new."}))
+    pair.until("SettingsApplied", "FunctionCallRequest").passes(1)
+    assert replayed(pair) == [
+        ("user", "I am new."),
+        ("function_call", ""),
+        ("function_call", ""),
+        ("function_call_output", "fine"),
+    ]
+    assert pair.of("FunctionCallRequest")[3:] == [waiting]
+    answer_calls(pair, [waiting])
+    assert_settled(pair.until("LatencyReport").passes(5))
+
+
+@pytest.mark.conformance("C-254", "C-244")
+def test_an_open_call_that_the_context_tells_of_is_told_of_once() -> None:
+    pair = ready().client(says("what time is it")).until("FunctionCallRequest").passes(1)
+    (call,) = pair.of("FunctionCallRequest")[0]["functions"]
+    pair.lost().away(3).back(with_context({"function_calls": [call | {"response": "noon"}]}))
+    pair.until("SettingsApplied").passes(1)
+    assert replayed(pair) == [("function_call", ""), ("function_call_output", "noon")]
+
+
+@pytest.mark.conformance("C-254")
 def test_audio_in_a_format_that_is_no_longer_agreed_is_not_sent() -> None:
     """Neither what was said before the loss nor what came before these Settings."""
     pair = ready().passes(1).speaks(SPEECH)
@@ -95,6 +142,64 @@ def test_a_client_that_was_warned_of_the_end_is_not_warned_again() -> None:
     assert pair.closed.reason == "MAXIMUM_SESSION_LENGTH_REACHED"
 
 
+@pytest.mark.conformance("C-189", "C-260")
+def test_a_session_whose_end_came_while_it_was_parked_ends_on_the_way_back() -> None:
+    options = SessionOptions(max_session_s=100, session_warning_s=60)
+    pair = ready(options=options).passes(30).lost().away(20).back(KEEP_ALIVE).passes(0.5)
+    assert [w["code"] for w in pair.of("Warning")] == ["MAXIMUM_SESSION_LENGTH_APPROACHING"]
+    pair.lost().away(60).back(KEEP_ALIVE).passes(0.5)
+    assert pair.closed is not None
+    assert pair.closed.reason == "MAXIMUM_SESSION_LENGTH_REACHED"
+
+
+def test_a_client_that_says_nothing_but_settings_is_idle_from_then_on() -> None:
+    pair = ready().lost().away(50).back(SETTINGS).passes(59)
+    assert "Error" not in pair.types()
+    pair.passes(2)
+    assert pair.closed is not None
+    assert pair.closed.reason == "CLIENT_MESSAGE_TIMEOUT"
+
+
+# What was heard.
+
+
+@pytest.mark.conformance("C-261", "C-245")
+def test_an_answer_of_which_nothing_was_heard_is_asked_for_as_it_was() -> None:
+    pair = ready(STORY).client(says("A story, please")).until("AgentStartedSpeaking").passes(1.0)
+    pair.session.client_backlog(1e6)
+    pair.lost().away(10).back(KEEP_ALIVE).passes(5)
+    reasons = [e["response"]["metadata"]["relay"] for e in pair.sent("response.create")]
+    assert reasons == ["inject_user", "inject_user"]
+
+
+@pytest.mark.conformance("C-260", "C-261")
+def test_until_a_process_is_replaced_its_client_hears_what_it_was_sent() -> None:
+    heard = []
+    for away_s in (0.0, 0.3, 0.6):
+        pair = ready(STORY).client(says("A story, please")).until("LatencyReport")
+        pair.killed().away(away_s).back(KEEP_ALIVE).passes(3)
+        heard.append(len(replayed(pair)[1][1]))
+    assert 0 < heard[0] < heard[1] < heard[2]
+
+
+# The upstream.
+
+
+@pytest.mark.conformance("C-188")
+def test_the_next_upstream_in_turn_takes_over_on_the_way_back_too() -> None:
+    pair = ready(upstreams=(UpstreamTraits(), UpstreamTraits(model="other-model"))).lost()
+    pair.unreachable = 1
+    pair.away(1).back(KEEP_ALIVE).passes(5)
+    assert [target.upstream for target in pair.dialled] == [0, 0, 1]
+    assert pair.session.live is not None
+
+
+def test_what_happens_after_the_return_is_told_at_once() -> None:
+    pair = ready().lost().away(1).back(SETTINGS).until("SettingsApplied").passes(1)
+    pair.loses_upstream()
+    assert [w["code"] for w in pair.of("Warning")] == ["THINK_REQUEST_FAILED"]
+
+
 # Calls.
 
 
@@ -109,6 +214,21 @@ def test_only_the_calls_that_are_open_are_announced_again() -> None:
     answer_calls(pair, [second])
     pair.until("LatencyReport").passes(5)
     assert_settled(pair)
+
+
+# What a crash does not undo.
+
+
+@pytest.mark.conformance("C-260")
+def test_an_update_that_was_acknowledged_is_in_force_after_a_crash() -> None:
+    pair = ready().passes(1)
+    for prompt in ("Be kind.", "Be wise."):
+        before = pair.session.revision
+        pair.client({"type": "UpdatePrompt", "prompt": prompt}).until("PromptUpdated")
+        assert pair.session.revision > before
+    pair.killed().away(1).back(KEEP_ALIVE).passes(2)
+    told = pair.sent("session.update")[-1]["session"]["instructions"]
+    assert told == "Be brief.\n\nBe kind.\n\nBe wise."
 
 
 # What a snapshot leaves out.

@@ -58,8 +58,6 @@ def settings_came(s: State, message: voice_agent.Settings) -> None:
         return
     if s.next is not None:
         s.act(Hangup(s.next.number))
-        s.next = None
-    s.disarm(Timer.REDIAL, Timer.UPSTREAM_STEP)
     phases.start_over(s)
     phases.set_formats(s)
     rollover.redial(s)
@@ -79,7 +77,6 @@ def _take_leave(s: State) -> None:
     lane = [action.message for action in done if isinstance(action, ToClient)]
     kept: list[Action] = [a for a in done if not isinstance(a, ToClient | AudioEnds)]
     s.lane, s.out = lane, kept
-    s.disarm(Timer.UPSTREAM_READY, Timer.UPSTREAM_STEP, Timer.REDIAL, Timer.CLIENT_IDLE)
 
 
 def _cut_speech(s: State) -> None:
@@ -136,7 +133,7 @@ def _applied_on_top(s: State, message: voice_agent.Settings) -> bool:
 
 def _replace_history(s: State) -> None:
     """With the context of the Settings; calls that wait for their answers stay."""
-    given = [phases.identified(item, s.new_id("ctx")) for item in s.applied.context]
+    given = s.applied.context
     known = {item.call_id for item in given if item.type == "function_call"}
     waiting = {call.id for round_ in s.rounds for call in round_.calls.values()} - known
     calls = [i for i in s.log if i.type == "function_call" and i.call_id in waiting]
