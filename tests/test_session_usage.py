@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relay import realtime
 from relay.audio.formats import PCM24K, PCMU8K
@@ -148,6 +150,50 @@ def test_other_formats_after_a_resume_are_counted_in_their_own_time() -> None:
     pair.until("SettingsApplied").client_audio(bytes([255]) * 8000)
     assert pair.session.applied.formats.upstream_input == PCMU8K
     assert used(pair).input_ms == 2000
+
+
+WHATEVER = st.lists(
+    st.sampled_from(
+        [
+            {"type": "InjectUserMessage", "content": "Hello"},
+            {"type": "InjectUserMessage", "content": "time and weather"},
+            {"type": "InjectAgentMessage", "message": "Stop.", "behavior": "interrupt"},
+            {"type": "ForceEndTurn"},
+            *("speaks", "answers", "loses upstream", "is lost", "is asked"),
+            *(0.05, 0.3, 1.1),
+        ]
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=WHATEVER)
+def test_whatever_happens_nothing_is_lost_and_nothing_counted_twice(steps: list[Any]) -> None:
+    pair = Returning().client(SETTINGS).until("SettingsApplied")
+    told = Used()
+    for step in steps:
+        if step == "speaks":
+            pair.speaks(SPEECH[: len(SPEECH) // 2] + silence(0.3), frame_ms=7)
+        elif step == "answers":
+            answer_calls(pair, pair.of("FunctionCallRequest")[-1:])
+        elif step == "loses upstream":
+            pair.loses_upstream()
+        elif step == "is lost":
+            pair.lost().away(1).back({"type": "KeepAlive"})
+        elif step == "is asked":
+            told.add(pair.session.spent())
+        elif isinstance(step, float):
+            pair.passes(step)
+        else:
+            pair.client(step)
+    pair.passes(5)
+    told.add(pair.session.spent())
+    found = pair.session.bill().used
+    assert told == found
+    assert found.input_ms == pytest.approx(sent_ms(pair))
+    assert found.output_ms == pytest.approx(said_ms(pair))
+    assert found.total_tokens == told_tokens(pair)
 
 
 # What upstreams say.
