@@ -151,12 +151,12 @@ class Window(msgspec.Struct):
 
     def below_in_s(self, limit: float, now: float) -> float:
         """How long it takes until less than `limit` was used."""
-        left = self.used
-        for slot in sorted(self.slots):
-            left -= self.slots[slot]
+        left, last = self.used, self.slot
+        for last in sorted(self.slots):
+            left -= self.slots[last]
             if left < limit:
-                return max(0.0, (slot + SLOTS + 1) * self.slot_s - now)
-        return 0.0
+                break
+        return max(0.0, (last + SLOTS + 1) * self.slot_s - now)
 
 
 class Bucket(msgspec.Struct):

@@ -135,6 +135,17 @@ def test_a_budget_is_for_any_hour_or_day_and_says_when_there_is_more(
     assert ledger.refused == {f"limits.key.{name}": 2}
 
 
+def test_as_much_as_the_limit_is_not_below_it() -> None:
+    ledger, in_force = Ledger(), rules(tokens_per_day=2)
+    ledger.admit("a", in_force, START)
+    spend(ledger, in_force, START, tokens=1)
+    now = START + 2 * DAY_S / SLOTS
+    reached = spend(ledger, in_force, now, tokens=2)
+    assert reached == Reached("tokens_per_day", False, DAY_S + DAY_S / SLOTS)
+    last_moment = now + DAY_S + DAY_S / SLOTS - 0.5
+    assert spend(ledger, in_force, last_moment) == Reached("tokens_per_day", False, 0.5)
+
+
 def test_a_budget_of_all_ends_the_sessions_of_each() -> None:
     ledger, in_force = Ledger(), rules(Limits(tokens_per_day=100))
     for client in ("a", "b"):
@@ -142,8 +153,9 @@ def test_a_budget_of_all_ends_the_sessions_of_each() -> None:
     assert ledger.spend("a", Spent(tokens=99), in_force, START) is None
     assert ledger.spend("b", Spent(tokens=1), in_force, START) is not None
     assert ledger.spend("a", Spent(), in_force, START) is not None
-    ledger.stopped(Reached("tokens_per_day", by_all=True))
-    assert ledger.ended == {"limits.tokens_per_day": 1}
+    for _ in range(2):
+        ledger.stopped(Reached("tokens_per_day", by_all=True))
+    assert ledger.ended == {"limits.tokens_per_day": 2}
 
 
 def test_a_clock_that_was_wrong_does_not_keep_anybody_out() -> None:
@@ -199,6 +211,18 @@ def test_who_used_something_is_forgotten_when_that_counts_no_more() -> None:
     ledger.tick(in_force, START + HOUR_S)
     assert "a" in ledger.clients
     ledger.tick(in_force, START + HOUR_S + HOUR_S / SLOTS)
+    assert not ledger.clients
+
+
+def test_who_was_too_fast_is_forgotten_when_that_is_made_up_for() -> None:
+    ledger = Ledger()
+    in_force = Rules(key=ClientLimits(frames_per_s=1000), named={"a": ClientLimits(frames_per_s=2)})
+    ledger.admit("a", in_force, START)
+    spend(ledger, in_force, START, frames=121)
+    ledger.release("a", in_force, START)
+    ledger.tick(in_force, START + 60)
+    assert "a" in ledger.clients
+    ledger.tick(in_force, START + 60.5)
     assert not ledger.clients
 
 

@@ -17,15 +17,21 @@ def test_each_kind_has_its_price_for_a_million() -> None:
 
 def test_currencies_are_not_added_up_and_models_without_a_price_are_named() -> None:
     used = Used(
-        tokens={"a": Tokens(input_text=500_000), "b": Tokens(output_text=1), "c": Tokens(1)},
+        tokens={
+            "a": Tokens(input_text=500_000),
+            "b": Tokens(output_text=1),
+            "c": Tokens(1),
+            "d": Tokens(output_audio=500_000),
+        },
         transcribed_s={"t": 90.0, "u": 1.0},
     )
     prices = {
         "a": Price(input_text=2),
         "b": Price(output_text=3_000_000, currency="EUR"),
+        "d": Price(output_audio=4),
         "t": Price(transcribed_minute=0.006),
     }
-    assert cost(used, prices) == ({"USD": pytest.approx(1.009), "EUR": 3.0}, ["c", "u"])
+    assert cost(used, prices) == ({"USD": pytest.approx(3.009), "EUR": 3.0}, ["c", "u"])
 
 
 def test_nothing_costs_nothing() -> None:

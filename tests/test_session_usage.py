@@ -12,7 +12,7 @@ from relay import realtime
 from relay.audio.formats import PCM24K, PCMU8K
 from relay.session import SessionOptions
 from relay.session.facts import Dialect
-from relay.session.usage import MOST_TOKENS, Tokens, Usage, Used
+from relay.session.usage import MOST_TOKENS, Bill, Tokens, Usage, Used
 from relay.simulator.script import parse
 from tests.pair import START, Pair
 from tests.returning import Returning
@@ -259,6 +259,31 @@ def test_transcriptions_are_counted_in_tokens_or_in_seconds() -> None:
     found = usage.taken()
     assert found.tokens == {"a": Tokens(input_audio=9, output_text=2)}
     assert found.transcribed_s == {"b": 3.5 + 86_400}
+
+
+def test_a_bill_is_written_to_the_thousandth() -> None:
+    used = Used(
+        input_ms=1234.5678,
+        output_ms=2345.6789,
+        user_chars=1,
+        agent_chars=2,
+        responses=3,
+        function_calls=4,
+        tokens={"m": Tokens(5, 0, 6)},
+        transcribed_s={"t": 7.12345},
+    )
+    assert Bill("id", "laptop", 8, 9.87654, used).fields() == {
+        "connections": 8,
+        "lasted_s": 9.877,
+        "input_audio_s": 1.235,
+        "output_audio_s": 2.346,
+        "user_chars": 1,
+        "agent_chars": 2,
+        "responses": 3,
+        "function_calls": 4,
+        "tokens": {"m": {"input_text": 5, "input_cached": 6}},
+        "transcribed_s": {"t": 7.123},
+    }
 
 
 # When it is enough.
