@@ -11,7 +11,7 @@ public one, and why it is loopback unless `admin.allow_anonymous` says that othe
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -35,6 +35,8 @@ class Sources(NamedTuple):
     snapshot: Callable[[], Snapshot]
     live: Callable[[], list[Live]]
     ready: Callable[[], bool]
+    renew: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    """Has figures of other processes brought up to date, before they are shown."""
 
 
 async def open_listeners(admin: Admin) -> list[trio.SocketListener]:
@@ -49,7 +51,15 @@ async def serving(
     listeners: list[trio.SocketListener], admin: Admin, sources: Sources
 ) -> AsyncIterator[None]:
     """Answer while the block lasts, and own the listeners."""
-    route = partial(page, admin, sources)
+
+    async def answer(request: wire.Request) -> wire.Response:
+        if request.path in ("/metrics", "/sessions"):
+            await sources.renew()
+        return page(admin, sources, request)
+
+    def route(request: wire.Request) -> wire.Pending:
+        return wire.Pending(partial(answer, request))
+
     connection = partial(wire.serve_connection, route=route, report=_report)
     async with trio.open_nursery() as nursery:
         if listeners:

@@ -72,8 +72,6 @@ class Desk:
                 reached = self._metering.spend(self._seats[number], spent, Used())
                 if reached is not None:
                     self._end.post(link.Exceeded(number, reached))
-            case link.Stopped(number, reached):
-                self._metering.stopped(self._seats[number], reached)
             case link.Vacate(number):
                 if (seat := self._seats.pop(number, None)) is not None:
                     seat.leave()

@@ -199,13 +199,6 @@ class Spend(_Message, frozen=True):
     spent: Spent
 
 
-class Stopped(_Message, frozen=True):
-    """The session in this seat is ended because of this."""
-
-    seat: int
-    reached: Reached
-
-
 class Vacate(_Message, frozen=True):
     """The seat is free, if it was taken."""
 
@@ -227,7 +220,6 @@ FromWorker: TypeAlias = (
     | Left
     | Enter
     | Spend
-    | Stopped
     | Vacate
 )
 

@@ -236,7 +236,8 @@ class RemoteBooks:
 
 
 class RemoteMetering(Metering):
-    """Counts and limits that the parent keeps. Prices and what was used are this process's."""
+    """Counts and limits that the parent keeps. Prices, what was used and whom a limit has stopped
+    are this process's."""
 
     def __init__(self, end: WorkersEnd) -> None:
         super().__init__(Rules())
@@ -287,9 +288,6 @@ class RemoteMetering(Metering):
         number = self._numbers.pop(seat)
         del self._exceeded[number]
         self._end.post(link.Vacate(number))
-
-    def stopped(self, seat: Seat, reached: Reached) -> None:
-        self._end.post(link.Stopped(self._numbers[seat], reached))
 
 
 class _Answer(Generic[T]):

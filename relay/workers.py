@@ -43,6 +43,8 @@ from relay.watch import Watch
 
 GRACE_S = 2.0
 """Time for a worker to end that has been told to stop at once, or has nothing more to say."""
+RENEW_S = 1.0
+"""Time for the figures of all workers to come together."""
 NOT_THE_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
 """What systemd says to its own child alone."""
 
@@ -195,8 +197,17 @@ class Parent:
 
     @property
     def shown(self) -> admin.Sources:
-        """As the workers have last said."""
-        return admin.Sources(self._figures, self._live, ready=lambda: self._is_ready)
+        """The sum of what the workers say."""
+        return admin.Sources(
+            self._figures, self._live, ready=lambda: self._is_ready, renew=self._renew
+        )
+
+    async def _renew(self) -> None:
+        """Ask the workers; of one that does not answer soon, what it said last counts."""
+        with trio.move_on_after(RENEW_S):
+            async with trio.open_nursery() as nursery:
+                for hand in self._hands.values():
+                    nursery.start_soon(hand.renew)
 
     @property
     def _is_ready(self) -> bool:
@@ -322,7 +333,7 @@ class Parent:
                         self._ready(number, hand)
                     case link.Pong(figures, live):
                         self._crew.heard(number, trio.current_time())
-                        hand.figures, hand.live = figures, live
+                        hand.says(figures, live)
                     case link.Changed(change, fault):
                         hand.changed(change, fault)
                     case link.Leaving():
@@ -381,12 +392,23 @@ class _Hand:
         self.process = process
         self.end = end
         self.figures: Snapshot = []
-        """When it was last asked."""
+        """As it last said."""
         self.live: list[Live] = []
-        """When it was last asked."""
+        """As it last said."""
+        self._said: AsyncValue[int] = AsyncValue(0)
         self._numbers = itertools.count(1)
         self._changing: dict[int, trio.Event] = {}
         self._faults: dict[int, str | None] = {}
+
+    def says(self, figures: Snapshot, live: list[Live]) -> None:
+        self.figures, self.live = figures, live
+        self._said.value += 1
+
+    async def renew(self) -> None:
+        """Ask for the figures of now."""
+        before = self._said.value
+        self.end.post(link.Ping(with_figures=True))
+        await self._said.wait_value(lambda said: said > before)
 
     async def change(self, configuration: bytes) -> str | None:
         """Have it serve this; why it refuses, if it does. One that dies does not."""

@@ -1,19 +1,21 @@
 """Several workers from outside: real processes, which are killed, stopped and replaced."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
 
 from relay import config, logs, voice_agent, wire
 from tests.test_cli import ANY_PORT, RELAY, Running, message, process, settings_applied
-from tests.test_server import AGENT, close_code, fetch
+from tests.test_server import AGENT, close_code, fetch, refusal
 
 TWO = (*ANY_PORT, "--workers", "2", "--upstream", "simulator")
 TRIES = 60
@@ -54,9 +56,14 @@ async def asks(leg: wire.Leg, text: str) -> None:
     await message(leg, voice_agent.LatencyReport)
 
 
+def serves(relay: Running) -> list[dict[str, Any]]:
+    """The lines of those that have begun to serve."""
+    return [line for line in relay.lines if line["event"] == "worker serves"]
+
+
 def pids(relay: Running) -> dict[int, int]:
     """Of the workers, by their numbers; the newest."""
-    return {line["worker"]: line["pid"] for line in relay.lines if line["event"] == "worker serves"}
+    return {line["worker"]: line["pid"] for line in serves(relay)}
 
 
 def test_what_a_worker_is_configured_with_is_what_its_parent_has_read() -> None:
@@ -142,33 +149,25 @@ async def test_without_a_store_the_conversations_of_a_killed_worker_end() -> Non
         assert "resumed" not in [line["event"] for line in relay.lines]
 
 
-async def test_a_lost_client_finds_its_conversation_at_another_worker() -> None:
+async def test_a_client_finds_its_conversation_at_another_worker() -> None:
     async with process(*TWO) as relay:
         async with connected_to(relay, 1) as lost:
             await settings_applied(lost.leg)
             await asks(lost.leg, "One")
             lost.leg.drop()
-        async with connected_to(relay, 2, f"?resume={lost.id}") as back:
-            await asks(back.leg, "Two")
-            resumed = await relay.until("resumed")
-            assert (resumed["worker"], resumed["first"]) == (2, logs.name_of(lost.id))
-
-
-async def test_of_two_claims_at_two_workers_the_last_one_wins() -> None:
-    async with process(*TWO) as relay, connected_to(relay, 1) as first:
-        await settings_applied(first.leg)
-        await asks(first.leg, "One")
-        async with connected_to(relay, 2, f"?resume={first.id}") as second:
+        async with connected_to(relay, 2, f"?resume={lost.id}") as second:
             await asks(second.leg, "Two")
             resumed = await relay.until("resumed")
-            assert (resumed["worker"], resumed["first"]) == (2, logs.name_of(first.id))
-            assert resumed["from_connection"]
-            assert await close_code(first.leg) == 1000
-            async with connected_to(relay, 1, f"?resume={second.id}") as third:
+            assert (resumed["worker"], resumed["first"]) == (2, logs.name_of(lost.id))
+            async with connected_to(relay, 1, f"?resume={second.id}") as third:  # the last one wins
                 await asks(third.leg, "Three")
                 resumed = await relay.until("resumed")
-                assert (resumed["worker"], resumed["first"]) == (1, logs.name_of(first.id))
+                assert (resumed["worker"], resumed["first"]) == (1, logs.name_of(lost.id))
+                assert resumed["from_connection"]
                 assert await close_code(second.leg) == 1000
+                async with connected_to(relay, 2, f"?resume={lost.id}") as fourth:
+                    await asks(fourth.leg, "Four")
+                    assert await close_code(third.leg) == 1000
 
 
 async def test_a_worker_that_is_told_to_end_drains_and_is_replaced() -> None:
@@ -183,6 +182,73 @@ async def test_a_worker_that_is_told_to_end_drains_and_is_replaced() -> None:
         assert (await relay.until("worker serves"))["worker"] == 1
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
+
+
+async def test_limits_and_figures_are_those_of_all_workers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        admin = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("--set", "limits.key.sessions=2", "--set", f"admin.port={admin.partition(':')[2]}")
+    async with process(*TWO, *options) as relay:
+        async with connected_to(relay, 1) as one, connected_to(relay, 2):
+            assert await refusal(relay.address) == 429
+            assert await figures(admin, "relay_processes", "relay_sessions") == [2, 2]
+            shown = msgspec.json.decode((await fetch(admin, "/sessions"))[2])
+            assert logs.name_of(one.id) in [session["session"] for session in shown]
+            os.kill(pids(relay)[1], signal.SIGKILL)
+            assert await close_code(one.leg) is None
+            await relay.until("worker died")
+            async with connected(relay):  # the dead one's place is free
+                assert await refusal(relay.address) == 429
+        refused = 'relay_limit_refusals_total{limit="limits.key.sessions"}'
+        while len(serves(relay)) < 3:
+            await relay.until("worker serves")
+        assert await figures(admin, "relay_processes", refused) == [2, 2]
+        assert (await fetch(admin, "/readyz"))[0] == 200
+
+
+async def figures(admin: str, *names: str) -> list[float]:
+    text = (await fetch(admin, "/metrics"))[2].decode()
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return [float(lines[name]) for name in names]
+
+
+async def test_who_has_used_enough_at_one_worker_is_let_in_by_none() -> None:
+    async with (
+        process(*TWO, "--set", "limits.key.tokens_per_day=10") as relay,
+        connected_to(relay, 1) as client,
+    ):
+        await settings_applied(client.leg)
+        await asks(client.leg, "Hello")
+        assert await close_code(client.leg) == 1013
+        limited = await relay.until("limit reached")
+        assert (limited["worker"], limited["limit"]) == (1, "limits.key.tokens_per_day")
+        for _ in range(8):  # at whichever worker
+            assert await refusal(relay.address) == 429
+
+
+async def test_a_reload_reaches_all_workers_or_none(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{hashlib.sha256(b'k-alice').hexdigest()}\n")
+    options = ("--set", "auth.mode=keys", "--set", f"auth.keys_file={keys}")
+    bob = {"Authorization": "Token k-bob"}
+    async with process(*TWO, *options, "--set", "reload.watch_s=0") as relay:
+        assert await refusal(relay.address, **bob) == 401
+        with keys.open("a") as more:
+            more.write(f"bob:{hashlib.sha256(b'k-bob').hexdigest()}\n")
+        relay.signal(signal.SIGHUP)
+        await relay.until("reloaded")
+        seen = set()
+        for _ in range(TRIES):
+            async with wire.dial(relay.url + AGENT, headers=bob) as leg:
+                await message(leg, voice_agent.Welcome)
+                seen.add((await relay.until("connected"))["worker"])
+        assert seen == {1, 2}
+        keys.write_text("nonsense\n")
+        relay.signal(signal.SIGHUP)
+        while "reload refused" not in (await relay._line() or {})["event"]:
+            pass
+        async with wire.dial(relay.url + AGENT, headers=bob) as leg:
+            await message(leg, voice_agent.Welcome)
 
 
 async def test_when_the_parent_is_killed_the_workers_end() -> None:
