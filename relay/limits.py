@@ -131,20 +131,21 @@ class Window(msgspec.Struct):
 
     slot_s: float
     slot: int = 0
-    """The one that it is now."""
+    """The one in which it was looked through last."""
     used: float = 0.0
     slots: dict[int, float] = {}
 
     def use(self, amount: float, now: float) -> None:
         self.pass_time(now)
         if amount:
+            self.slot = int(now // self.slot_s)
             self.used += amount
             self.slots[self.slot] = self.slots.get(self.slot, 0.0) + amount
 
     def pass_time(self, now: float) -> None:
         """Forget what is too old; and what is yet to come, in case the clock was wrong."""
         slot = int(now // self.slot_s)
-        if slot != self.slot:
+        if self.slots and slot != self.slot:
             self.slot = slot
             self.slots = {n: used for n, used in self.slots.items() if slot - SLOTS <= n <= slot}
             self.used = sum(self.slots.values())

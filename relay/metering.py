@@ -48,6 +48,7 @@ class Metering:
         self.used = Used()
         """By all sessions since the start, those that go on included, up to a second ago."""
         self._wall = wall
+        self._page = b""  # what was kept last
 
     @property
     def cost(self) -> dict[str, float]:
@@ -112,7 +113,10 @@ class Metering:
             self._keep(store)
 
     def _keep(self, store: Store) -> None:
-        store.keep(PAGE, lambda: msgspec.msgpack.encode(self.ledger))
+        page = msgspec.msgpack.encode(self.ledger)
+        if page != self._page:  # where nothing happens no disk is woken
+            self._page = page
+            store.keep(PAGE, lambda: page)
 
 
 class Seat:

@@ -214,11 +214,15 @@ def test_who_used_something_is_forgotten_when_that_counts_no_more() -> None:
     assert not ledger.clients
 
 
-def test_who_was_too_fast_is_forgotten_when_that_is_made_up_for() -> None:
-    ledger = Ledger()
-    in_force = Rules(key=ClientLimits(frames_per_s=1000), named={"a": ClientLimits(frames_per_s=2)})
+@pytest.mark.parametrize("what", ["frames", "bytes"])
+def test_who_was_too_fast_is_forgotten_when_that_is_made_up_for(what: str) -> None:
+    ledger, rate = Ledger(), f"{what}_per_s"
+    in_force = Rules(
+        key=ClientLimits(**{rate: 1000}),  # type: ignore[arg-type]  # which one, the test says
+        named={"a": ClientLimits(**{rate: 2})},  # type: ignore[arg-type]
+    )
     ledger.admit("a", in_force, START)
-    spend(ledger, in_force, START, frames=121)
+    spend(ledger, in_force, START, **{what: 121})
     ledger.release("a", in_force, START)
     ledger.tick(in_force, START + 60)
     assert "a" in ledger.clients

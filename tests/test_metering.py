@@ -22,7 +22,7 @@ from relay.prices import Price
 from relay.session import Admission, Session, SessionOptions
 from relay.session.usage import Tokens, Used
 from relay.settings import MappingOptions
-from relay.store import MemoryStore, sqlite_store
+from relay.store import Body, MemoryStore, sqlite_store
 from tests.fakes import FakeLeg, FakeUpstreams
 from tests.test_bridge import KEEP_ALIVE, WALL, Bridged, settle, types
 from tests.test_bridge_visits import FakeVisit, visiting
@@ -267,6 +267,36 @@ async def test_a_killed_process_loses_the_last_minute_of_it(
         later = metering()
         async with later.kept_in(store):
             assert later.ledger.total.tokens.used == 10
+
+
+class CountingStore(MemoryStore):
+    pages = 0
+
+    def keep(self, name: str, body: Body) -> None:
+        self.pages += 1
+
+
+async def test_where_nothing_happens_nothing_is_written(autojump_clock: MockClock) -> None:
+    store, meters = CountingStore(), metering()
+    async with meters.kept_in(store):
+        seat = seated(meters)
+        await trio.sleep(10 * KEEP_EVERY_S + 1)
+        assert store.pages == 1
+        seat.spend(1, 1, Used(tokens={MODEL: Tokens(1)}))
+        await trio.sleep(10 * KEEP_EVERY_S)
+        assert store.pages == 2
+        seat.leave()
+    assert store.pages == 3
+
+
+def test_a_seat_tells_what_is_new() -> None:
+    meters = Metering(Rules(key=ClientLimits(frames_per_s=1, bytes_per_s=1)), wall=lambda: WALL)
+    seat = seated(meters)
+    for frames, nbytes in ((2, 20), (5, 21)):
+        seat.spend(frames, nbytes, Used(input_ms=500, output_ms=250, tokens={MODEL: Tokens(3)}))
+    account = meters.ledger.clients["laptop"]
+    assert (account.frames.level, account.bytes.level) == (5, 21)
+    assert (account.audio.used, account.tokens.used) == (1.5, 6)
 
 
 async def test_counts_that_cannot_be_read_are_left_alone(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_currencies_are_not_added_up_and_models_without_a_price_are_named() -> N
     assert cost(used, prices) == ({"USD": pytest.approx(3.009), "EUR": 3.0}, ["c", "u"])
 
 
+def test_what_is_transcribed_has_a_sum_of_its_own_currency() -> None:
+    used = Used(transcribed_s={"t": 60.0, "u": 120.0})
+    price = Price(transcribed_minute=2, currency="EUR")
+    assert cost(used, {"t": price, "u": price}) == ({"EUR": 6.0}, [])
+
+
 def test_nothing_costs_nothing() -> None:
     assert cost(Used(), {"m": DEAR}) == ({}, [])
 

@@ -210,6 +210,8 @@ def response(**usage: Any) -> realtime.Response:
         ({"input_tokens": 5, "output_tokens": 7}, Tokens(input_text=5, output_text=7)),
         ({"input_tokens": None, "output_token_details": {"audio_tokens": 3}},
          Tokens(output_audio=3)),
+        ({"output_token_details": {"text_tokens": 4, "audio_tokens": 3}},
+         Tokens(output_text=4, output_audio=3)),
         (
             {
                 "input_tokens": 100, "output_tokens": 30,
