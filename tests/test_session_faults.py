@@ -97,3 +97,12 @@ def test_a_format_that_changes_later_is_left_for_a_new_upstream(audio: Any, code
         .to_client(user("Hi."))
         .to_upstream("conversation.item.create")
     )
+
+
+@pytest.mark.conformance("C-181")
+def test_a_type_that_is_no_word_is_not_logged_as_it_came() -> None:
+    book = ready().upstream_text({"type": "my secret is 42"}, {"type": "odd.event"})
+    book.notes("unknown_upstream_event", type="?")
+    book.notes("unknown_upstream_event", type="odd.event")
+    book.upstream_text(*({"type": f"odd_{n}"} for n in range(100)))
+    book.notes("unknown_upstream_event", type="*")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from relay import voice_agent
-from relay.session.limits import MAX_MESSAGE_BYTES, bounded
+from relay.session.limits import MAX_MESSAGE_BYTES, bounded, fits
 
 conformance = pytest.mark.conformance
 
@@ -81,9 +81,11 @@ def exactly(size_wanted: int, letter: str) -> voice_agent.ConversationText:
 @conformance("C-228")
 def test_up_to_the_limit_nothing_is_cut(letter: str) -> None:
     whole = exactly(MAX_MESSAGE_BYTES, letter)
+    assert fits(whole)
     assert size(whole) == MAX_MESSAGE_BYTES == 1024 * 1024 - 1
     assert bounded(whole) == whole
     over = exactly(MAX_MESSAGE_BYTES + 1, letter)
+    assert not fits(over)
     cut = bounded(over)
     assert isinstance(cut, voice_agent.ConversationText)
     assert over.content.startswith(cut.content)

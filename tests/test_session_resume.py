@@ -8,7 +8,8 @@ import pytest
 from relay import voice_agent
 from relay.session import SessionOptions
 from relay.session.facts import UpstreamTraits
-from relay.settings import MappingOptions
+from relay.settings import MappingOptions, Passthrough
+from relay.settings.options import Tracing
 from tests.returning import Returning
 from tests.test_pair import SETTINGS, SPEECH, answer_calls, assert_settled
 from tests.test_resume import KEEP_ALIVE, STORY, ready, replayed, says
@@ -231,7 +232,76 @@ def test_an_update_that_was_acknowledged_is_in_force_after_a_crash() -> None:
     assert told == "Be brief.\n\nBe kind.\n\nBe wise."
 
 
+@pytest.mark.conformance("C-260")
+def test_a_call_that_was_announced_is_open_after_a_crash() -> None:
+    pair = ready().client(says("what time is it")).until("FunctionCallRequest")
+    pair.killed().away(1).back(KEEP_ALIVE).passes(2)
+    first, again = pair.of("FunctionCallRequest")
+    assert first == again
+
+
+@pytest.mark.conformance("C-080")
+def test_an_update_that_was_to_be_part_of_the_next_session_is_part_of_the_one_after() -> None:
+    pair = ready().loses_upstream().client({"type": "UpdatePrompt", "prompt": "Be kind."})
+    pair.passes(0.05).lost().away(1).back(KEEP_ALIVE).until("PromptUpdated")
+    told = pair.sent("session.update")[-1]["session"]["instructions"]
+    assert told == "Be brief.\n\nBe kind."
+
+
+def test_what_the_user_was_saying_is_gone_after_a_crash() -> None:
+    """And what is said from then on is remembered as it should be."""
+    pair = ready().passes(1).speaks(SPEECH).client_audio(bytes(200))
+    pair.client({"type": "UpdatePrompt", "prompt": "Be kind."}).until("PromptUpdated")
+    before = appended(pair)
+    pair.client_audio(bytes(200))
+    assert pair.session.gathered
+    pair.client({"type": "UpdatePrompt", "prompt": "Be wise."})
+    pair.written = pair.session.snapshot(pair.wall)
+    pair.killed().back(KEEP_ALIVE).passes(2)
+    assert appended(pair) == before
+    assert pair.session.kept_bytes == len(b"".join(pair.session.kept)) == 0
+
+
 # What a snapshot leaves out.
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["think", "list of think"])
+def test_the_headers_of_configured_endpoints_are_kept_back_and_the_clients_own_are_not(
+    several: bool,
+) -> None:
+    theirs = {"url": "https://tools.example/theirs", "headers": {"authorization": "known"}}
+    ours = {"url": "https://tools.example/ours", "headers": {"authorization": "planted-secret"}}
+    think = {"functions": [{"name": "get_time", "endpoint": ours}]}
+    agents = {
+        "clock": msgspec.convert({"think": [think, think] if several else think}, voice_agent.Agent)
+    }
+    mapping = MappingOptions(agents=agents, function_endpoints=("https://tools.example/",))
+    for agent, headers in (
+        ("clock", ours["headers"]),
+        ({"think": {"functions": [{"name": "get_time", "endpoint": theirs}]}}, theirs["headers"]),
+        (
+            {"think": {"functions": [{"name": "get_weather", "endpoint": theirs}]}},
+            theirs["headers"],
+        ),
+    ):
+        pair = Returning(mapping=mapping).client({"type": "Settings", "audio": {}, "agent": agent})
+        pair.until("SettingsApplied").lost()
+        assert b"planted" not in pair.left
+        pair.back(KEEP_ALIVE)
+        (function,) = pair.session.applied.functions
+        assert function.endpoint is not None
+        assert function.endpoint.headers == headers
+
+
+def test_what_is_passed_through_is_todays() -> None:
+    def traced(name: str) -> MappingOptions:
+        return MappingOptions(passthrough=Passthrough(tracing=Tracing(workflow_name=name)))
+
+    pair = ready(mapping=traced("planted")).lost()
+    assert b"planted" not in pair.left
+    pair.session.mapping = traced("today")
+    pair.back(KEEP_ALIVE).passes(1)
+    assert pair.sent("session.update")[-1]["session"]["tracing"] == {"workflow_name": "today"}
 
 
 def test_a_configured_function_without_an_endpoint_stays_the_clients() -> None:

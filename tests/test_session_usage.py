@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relay import realtime
 from relay.audio.formats import PCM24K, PCMU8K
 from relay.session import SessionOptions
-from relay.session.facts import Dialect
+from relay.session.facts import Admission, Dialect
 from relay.session.usage import MOST_TOKENS, Bill, Tokens, Usage, Used
 from relay.simulator.script import parse
 from tests.pair import START, Pair
@@ -349,3 +349,36 @@ def test_who_has_asked_for_nothing_has_used_nothing() -> None:
         "tokens": {},
         "transcribed_s": {},
     }
+
+
+def test_sums_are_sums() -> None:
+    one = Used(1.0, 2.0, 3, 4, 5, 6, {"m": Tokens(1, 2, 3, 4, 5)}, {"t": 1.0})
+    other = Used(
+        10.0, 20.0, 30, 40, 50, 60, {"m": Tokens(10, 20, 30, 40, 50)}, {"t": 2.0, "u": 4.0}
+    )
+    one.add(other)
+    total = {"m": Tokens(11, 22, 33, 44, 55)}
+    assert one == Used(11.0, 22.0, 33, 44, 55, 66, total, {"t": 3.0, "u": 4.0})
+    usage = Usage(input_bytes=480, output_bytes=960)
+    usage.settled(PCM24K, PCM24K)
+    usage.input_bytes = usage.output_bytes = 480
+    usage.settled(PCM24K, PCM24K)
+    assert usage.taken() == Used(20.0, 30.0)
+
+
+def test_a_bill_is_in_milliseconds_and_says_whose_it_is() -> None:
+    used = Used(1234.567, 2345.678, 1, 2, 3, 4, {"m": Tokens(1, 0, 0, 2)}, {"t": 0.12345})
+    assert Bill("s", "key", 2, 9.87654, used).fields() == {
+        "connections": 2,
+        "lasted_s": 9.877,
+        "input_audio_s": 1.235,
+        "output_audio_s": 2.346,
+        "user_chars": 1,
+        "agent_chars": 2,
+        "responses": 3,
+        "function_calls": 4,
+        "tokens": {"m": {"input_text": 1, "output_text": 2}},
+        "transcribed_s": {"t": 0.123},
+    }
+    pair = Pair(admission=Admission("request-1", client="key"))
+    assert (pair.session.bill().session, pair.session.bill().client) == ("request-1", "key")
