@@ -150,9 +150,10 @@ async def sqlite_store(
     cipher: Cipher | None = None,
     max_age_s: float = 3600.0,
     wall: Callable[[], float] = time.time,
+    kind: "type[SqliteStore] | None" = None,
 ) -> "AsyncIterator[SqliteStore]":
     """A file that is ours alone while the block lasts; all that was asked for is in it then."""
-    store = SqliteStore(path, cipher or _Plain(), max_age_s, wall)
+    store = (kind or SqliteStore)(path, cipher or _Plain(), max_age_s, wall)
     await store._in_lane(store._open)
     try:
         async with trio.open_nursery() as nursery:
