@@ -30,10 +30,15 @@ MAX_CREDENTIALS = 8
 cost."""
 
 
+NAMELESS = "token"
+"""What the bearers of tokens without a name are called."""
+
+
 class Grant(msgspec.Struct, frozen=True):
     """What a valid token says of its bearer."""
 
-    name: str
+    name: str | None
+    """None: it does not say."""
     origins: tuple[str, ...] | None = None
     """Browser origins that it is for; None: it does not say."""
     max_session_s: float | None = None
@@ -56,6 +61,9 @@ class Admitted(msgspec.Struct, frozen=True):
     """To be selected in the response; a browser that offered some drops the connection without."""
     max_session_s: float | None = None
     """The token's limit; None: it has none."""
+    bearer: str | None = None
+    """Who it is of all who have this name: the digest of a token that names nobody. Two such tokens
+    are two bearers, also to each other's conversations."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -95,13 +103,16 @@ def admit(
     name = _key_name(offered, keys)
     if name is not None:
         return Admitted(dialect, name, subprotocol)
-    grants = (tokens(credential, wall) for credential in offered)
-    grant = next(filter(None, grants), None)
+    grants = ((credential, tokens(credential, wall)) for credential in offered)
+    token, grant = next((pair for pair in grants if pair[1] is not None), ("", None))
     if grant is None:
         return Refused(401, "missing or invalid credentials")  # C-009
     if grant.origins is not None and not _is_one_of(request.origin, grant.origins):
         return Refused(403, "origin not allowed")
-    return Admitted(dialect, grant.name, subprotocol, grant.max_session_s)
+    limit = grant.max_session_s
+    if grant.name is None:
+        return Admitted(dialect, NAMELESS, subprotocol, limit, bearer=_digest(token))
+    return Admitted(dialect, grant.name, subprotocol, limit)
 
 
 def too_much(reached: Reached) -> Refused:
@@ -116,15 +127,17 @@ def shortest(admitted: Admitted, limits: ClientLimits) -> float | None:
     return min((s for s in (admitted.max_session_s, limited) if s is not None), default=None)
 
 
-def claim(request: Request, key_name: str | None) -> Claim:
+def claim(request: Request, admitted: Admitted) -> Claim:
     """Which conversation an admitted connection may take up again (4.9). What proves it is kept as
     a digest only."""
     offers = request.subprotocols
     pairs = dict(zip(offers[::2], offers[1::2], strict=False))
     label = request.headers.get(SDK_OBJECT) or pairs.get(SDK_OBJECT)
     asked = urllib.parse.parse_qs(request.query).get("resume", [])
-    if key_name is not None:
-        credentials = f"key {key_name}"
+    if admitted.bearer is not None:
+        credentials = f"token {admitted.bearer}"
+    elif admitted.key_name is not None:
+        credentials = f"key {admitted.key_name}"
     else:  # nobody checked them, but a stranger would have to know them (C-255)
         shown = [request.headers.get("authorization", "")]
         shown += [value for name, value in pairs.items() if name in SCHEMES]

@@ -256,8 +256,7 @@ def token(
     from relay import tokens as room
 
     audience = configured.auth.token_audience
-    bearer = room.ANONYMOUS if name is None else name
-    print(room.mint(text, audience, time.time(), ttl, name=bearer, origins=origin, minutes=minutes))
+    print(room.mint(text, audience, time.time(), ttl, name=name, origins=origin, minutes=minutes))
     return 0
 
 

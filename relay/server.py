@@ -361,7 +361,7 @@ class Relay:
         headers = [("dg-request-id", admitted.request_id)]  # C-011
         if about.said.request_id:
             headers.append((correlation.REQUEST_ID, about.said.request_id))
-        claim = admission.claim(request, outcome.key_name)
+        claim = admission.claim(request, outcome)
         seat = await self.metering.enter(client)  # last: with the answer goes who gives it back
         if isinstance(seat, Reached):
             return self._refusal(request, admission.too_much(seat), client=client, limit=seat.key)

@@ -18,8 +18,6 @@ from relay.config import ConfigError, TokenKey
 
 MIN_SECRET_CHARS = 32
 """RFC 7518, 3.2: a secret for HS256 has 256 bits or more."""
-ANONYMOUS = "token"
-"""The name of a bearer whose token has no `sub`."""
 
 Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -31,7 +29,7 @@ class Claims(msgspec.Struct, omit_defaults=True):
     exp: float
     """Seconds since 1970. Only the way in closes then; a session that was let in goes on."""
     nbf: float = 0.0
-    sub: str = ANONYMOUS
+    sub: str | msgspec.UnsetType = msgspec.UNSET
     """For the log, so no secret."""
     origin: str | list[str] | None = None
     """Browser origins from which it counts; without an Origin it does not count then."""
@@ -72,7 +70,7 @@ class Verifier:
         origins = [claims.origin] if isinstance(claims.origin, str) else claims.origin
         minutes = claims.session_minutes
         return Grant(
-            claims.sub,
+            None if claims.sub is msgspec.UNSET else claims.sub,
             None if origins is None else tuple(origins),
             None if minutes is None else minutes * 60,
         )
@@ -84,14 +82,15 @@ def mint(
     wall: float,
     ttl_s: float,
     *,
-    name: str = ANONYMOUS,
+    name: str | None = None,
     origins: tuple[str, ...] = (),
     minutes: float | None = None,
 ) -> str:
     """A token that counts for `ttl_s` from `wall` on. `signing_key`: an Ed25519 private key as PEM,
     else the secret of HS256. Raises `ConfigError`."""
     origin = list(origins) or None
-    claims = Claims(audience, wall + ttl_s, 0.0, name, origin, minutes)
+    sub = msgspec.UNSET if name is None else name
+    claims = Claims(audience, wall + ttl_s, 0.0, sub, origin, minutes)
     payload = msgspec.to_builtins(claims)
     if "-----BEGIN" in signing_key:
         return jwt.encode(payload, _private_key(signing_key), algorithm="EdDSA")

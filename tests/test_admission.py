@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from relay.admission import Admitted, Refused, admit
+from relay.admission import Admitted, Grant, Refused, admit, claim
 from relay.config import Auth, Listen
 from relay.session.facts import Dialect
 from relay.wire import Request
@@ -174,3 +174,36 @@ def test_a_list_of_origins_is_all_that_counts(mode: str) -> None:
     assert status(attempt(auth=auth, authorization=key)) == 101
     anyone = Auth(mode="none", origins=("*",))
     assert status(attempt(auth=anyone, origin="https://any.example")) == 101
+
+
+# Who may take up a conversation again.
+
+
+def credentials(authorization: str, protocols: str = "") -> str:
+    """Who it is, where k1 is a key, `t-` begins tokens without a name, and `n-` those with one."""
+
+    def tokens(text: str, _wall: float) -> Grant | None:
+        kind, _, name = text.partition("-")
+        return {"t": Grant(None), "n": Grant(name)}.get(kind)
+
+    head = {"authorization": authorization, "sec-websocket-protocol": protocols}
+    request = Request("GET", "/v1/agent/converse", "", head, "127.0.0.1")
+    outcome = admit(request, Listen(), KEYED, KEYS, tokens=tokens, wall=0.0)
+    assert isinstance(outcome, Admitted)
+    return claim(request, outcome).credentials
+
+
+@pytest.mark.conformance("C-255")
+def test_a_token_without_a_name_is_a_bearer_of_its_own_wherever_it_is_shown() -> None:
+    assert credentials("Token t-1") == credentials("Bearer t-1")
+    assert credentials("Token t-1") == credentials("", "bearer,t-1")
+    assert credentials("Token t-1") != credentials("Token t-2")
+    assert credentials("Token t-1") != credentials("Token n-token")
+    assert "t-1" not in credentials("Token t-1")
+
+
+@pytest.mark.conformance("C-255")
+def test_a_name_is_the_same_bearer_with_each_of_its_tokens_and_keys() -> None:
+    assert credentials("Token n-alice") == credentials("Bearer n-alice")
+    assert credentials("Token n-a") == credentials("Token k1")
+    assert credentials("Token n-a") != credentials("Token n-b")

@@ -68,17 +68,17 @@ def eddsa(claims: Any, key: Ed25519PrivateKey = ISSUER, **header: Any) -> str:
 
 
 def test_a_token_says_who_bears_it_from_where_and_for_how_long() -> None:
-    assert SHARED(hs256(VALID), NOW) == Grant("token")
+    assert SHARED(hs256(VALID), NOW) == Grant(None)
     full = {**VALID, "sub": "alice", "origin": "https://app.example", "session_minutes": 1.5}
     assert SHARED(hs256(full), NOW) == Grant("alice", ("https://app.example",), 90.0)
     assert SIGNED(eddsa(full), NOW) == Grant("alice", ("https://app.example",), 90.0)
     both = {**VALID, "origin": ["https://a.example", "https://b.example"]}
-    assert SHARED(hs256(both), NOW) == Grant("token", ("https://a.example", "https://b.example"))
+    assert SHARED(hs256(both), NOW) == Grant(None, ("https://a.example", "https://b.example"))
 
 
 def test_one_audience_of_several_is_enough_and_other_claims_say_nothing() -> None:
     claims = {**VALID, "aud": ["other", "relay"], "iss": "x", "iat": NOW + 1e6, "jti": "1", "n": {}}
-    assert SHARED(hs256(claims), NOW) == Grant("token")
+    assert SHARED(hs256(claims), NOW) == Grant(None)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_key_that_is_none_is_refused_without_quoting_it(key: TokenKey, message
 )
 def test_what_is_minted_counts_until_it_expires(signing_key: str, verifier: Verifier) -> None:
     token = mint(signing_key, "relay", NOW, 60.0)
-    assert verifier(token, NOW + 69.9) == Grant("token")
+    assert verifier(token, NOW + 69.9) == Grant(None)
     assert verifier(token, NOW + 70.0) is None
     token = mint(
         signing_key, "relay", NOW, 60.0, name="alice", origins=("https://a.example",), minutes=5
@@ -307,11 +307,14 @@ def status(outcome: Admitted | Refused) -> int:
 
 @pytest.mark.conformance("C-005", "C-006", "C-008")
 def test_a_token_comes_in_wherever_a_key_does() -> None:
-    admitted = Admitted(Dialect.DEEPGRAM, "token")
+    bearer = hashlib.sha256(GOOD.encode()).hexdigest()
+    admitted = Admitted(Dialect.DEEPGRAM, "token", bearer=bearer)
     assert attempt(authorization=f"Bearer {GOOD}") == admitted
     assert attempt(authorization=f"Token {GOOD}") == admitted
-    assert attempt(protocols=f"bearer,{GOOD}") == Admitted(Dialect.DEEPGRAM, "token", "bearer")
-    assert attempt(f"/openai?token={GOOD}") == Admitted(Dialect.COMPONENT, "token")
+    as_protocol = Admitted(Dialect.DEEPGRAM, "token", "bearer", bearer=bearer)
+    assert attempt(protocols=f"bearer,{GOOD}") == as_protocol
+    in_query = Admitted(Dialect.COMPONENT, "token", bearer=bearer)
+    assert attempt(f"/openai?token={GOOD}") == in_query
     assert status(attempt(f"{AGENT}?token={GOOD}")) == 401
     assert status(attempt(f"/openai?token={GOOD}", Auth(mode="keys", query_token=()))) == 401
 
@@ -446,7 +449,7 @@ def test_the_command_mints_what_the_relay_takes(
     assert SHARED(out.strip(), now + 71) is None
     audience = ["--set", "auth.token_audience=relay"]
     assert cli.main(["token", *audience, "--signing-key", f"{files}/private.pem"]) == 0
-    assert SIGNED(capsys.readouterr().out.strip(), now) == Grant("token")
+    assert SIGNED(capsys.readouterr().out.strip(), now) == Grant(None)
 
 
 @pytest.mark.parametrize(
