@@ -315,6 +315,9 @@ def test_a_script_stands_in_place_of_the_file_and_can_be_changed(
     found = config.load(file, {}, ["simulator.knobs.think_s=0"], script=script).simulator
     assert (found.transcripts, found.turn[0].say) == ((), "hello")
     assert (found.knobs.pace, found.knobs.think_s) == (2.0, 0.0)
+    script.write_text('[[turn]]\ncall = [{ name = "f", arguments = { city = "Paris" } }]\n')
+    (turn,) = config.load(None, {}, script=script).simulator.turn
+    assert turn.call[0].arguments == {"city": "Paris"}
     script.write_text("[knobs]\npaec = 2.0\n")
     with pytest.raises(ConfigError, match=r"^simulator\.knobs\.paec: unknown key$"):
         config.load(None, {}, script=script)

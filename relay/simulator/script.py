@@ -27,7 +27,7 @@ by `responder`, knobs are obeyed by the machines they name, faults by `server`.
 """
 
 import tomllib
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -62,7 +62,7 @@ class ScriptedCall(Table, frozen=True):
     """A function call that the model makes, whether the tool is declared or not."""
 
     name: str
-    arguments: dict[str, object] | str = {}
+    arguments: dict[str, Any] | str = {}
     """An object, or the literal text of the arguments (which need not be JSON)."""
 
 

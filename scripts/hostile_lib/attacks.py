@@ -615,6 +615,44 @@ async def _(target: Target) -> None:
     target.leave()
 
 
+OVERLOADED = "connections: to a relay whose loop is late"
+MAX_LAG_MS = 10.0
+
+
+@case(OVERLOADED)
+async def _(target: Target) -> None:
+    readyz = b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n"
+    asked = upgrade(AGENT, AUTHORIZATION)
+    talker = await target.applied()
+    flood = framed(b"", BINARY) * 20_000
+    async with trio.open_nursery() as nursery:
+
+        async def load(peer: Peer) -> None:
+            while True:
+                await peer.send(flood)
+
+        for peer in [await target.client() for _ in range(30)]:
+            nursery.start_soon(load, peer)
+        with trio.move_on_after(20) as patience:
+            while await status_of(target, readyz) != 503:  # noqa: ASYNC110 - another process
+                await trio.sleep(0.2)
+        if patience.cancelled_caught:
+            raise Breach("ready under any load")
+        peer = await target.peer()
+        await peer.send(asked)
+        status, head = await peer.head()
+        if status != 503 or "retry-after:" not in head.lower():
+            raise Breach(f"an overloaded relay answered {head!r}")
+        await talker.answered(within_s=PAGE_S)  # who is in stays in
+        nursery.cancel_scope.cancel()
+    target.leave()
+    with trio.move_on_after(20) as patience:
+        while await status_of(target, readyz) != 200:  # noqa: ASYNC110 - another process
+            await trio.sleep(0.2)
+    if patience.cancelled_caught:
+        raise Breach("not ready again when the load is gone")
+
+
 @case("connections: a client that answers no ping", slow=True)
 async def _(target: Target) -> None:
     peer = await target.applied()

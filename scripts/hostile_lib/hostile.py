@@ -40,6 +40,9 @@ upstream_step_s = {step_s}
 upstream_ready_s = {ready_s}
 redial_backoff_s = [0.1]
 resume_window_s = {window_s}
+
+[overload]
+max_lag_ms = 0
 """
 WARM_UP = 3
 
@@ -96,15 +99,20 @@ async def _attacked(directory: Path, chosen: list[Case]) -> list[Row]:
             directory / "starved", *options, environment=environment, descriptors=64
         )
         starved = await stack.enter_async_context(serving)
-        relay.secrets = starved.secrets = SECRETS
+        lag = ("--set", f"overload.max_lag_ms={attacks.MAX_LAG_MS}")
+        serving = daemon.running(directory / "overloaded", *options, *lag, environment=environment)
+        overloaded = await stack.enter_async_context(serving)
+        relay.secrets = starved.secrets = overloaded.secrets = SECRETS
         target = Target(relay.port, upstream)
         for _ in range(WARM_UP):
             await conversation(target)
         print(f"{'':62} {'s':>5} {'page':>7} {'peak':>8} {'left':>8}")
         rows = []
+        others = {attacks.STARVED: starved, attacks.OVERLOADED: overloaded}
         for each in chosen:
-            if each.name == attacks.STARVED:
-                rows.append(await _repeated(each, starved, Target(starved.port, upstream)))
+            if each.name in others:
+                other = others[each.name]
+                rows.append(await _repeated(each, other, Target(other.port, upstream)))
             else:
                 rows.append(await _repeated(each, relay, target))
             _show(rows[-1])

@@ -1,0 +1,281 @@
+"""soak: an hour's conversations of 100 clients, as fast as they can be held, and what it leaves.
+
+Clients come, talk, type, interrupt, answer function calls, are lost and resume, and go; others take
+their places. The upstream is the simulator, which speaks at once, and whose sessions end after
+seconds instead of an hour, so that every conversation moves to a new one again and again. A client
+of an hour has a turn every twenty seconds: 100 of them have 18,000.
+
+The relay's memory in use and its descriptors are looked at all the time. Once it has had as much as
+a third of the turns, it must not grow: the medians of the second and of the last third differ by at
+most 2 %. Prints a table; exits 1 on a breach.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import attacks
+import daemon
+import trio
+from attacks import AUTHORIZATION, SETTINGS
+from peer import BINARY, CLOSE, Breach, Ended, Peer, connected, framed, upgrade
+
+CLIENTS = 100
+TURNS = 18_000
+MOST_S = 360.0
+"""It ends then, however many turns there were."""
+SESSION_S = 20.0
+"""Of the upstream's session; an hour, compressed."""
+LOOK_S = 2.0
+GROWTH = 0.02
+FREE_DESCRIPTORS = 8
+"""By so many the number of descriptors may be off: clients come and go."""
+ANSWER_S = 30.0
+WEATHER = {"name": "get_weather", "description": "d", "parameters": {"type": "object"}}
+SCRIPT = f"""
+transcripts = ["Tell me more."]
+[[turn]]
+user = "weather"
+call = [{{ name = "get_weather", arguments = {{ city = "Paris" }} }}]
+[[turn]]
+say = "This is what there is to say about it, in a sentence or two."
+[knobs]
+pace = 0
+think_s = 0.01
+transcription_s = 0.02
+session_s = {SESSION_S}
+"""
+LOUD = b"".join(((-1) ** (n // 40) * 6000).to_bytes(2, "little", signed=True) for n in range(4800))
+"""200 ms of a tone, which is speech to the simulator."""
+SPEECH = [LOUD] * 4 + [bytes(9600)] * 4
+
+
+@dataclass
+class Tally:
+    turns: int = 0
+    wanted: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    heard: int = 0
+    said: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def over(self) -> bool:
+        return self.turns >= self.wanted
+
+
+class Client:
+    """One after another, to the end."""
+
+    def __init__(self, port: int, tally: Tally, seed: int) -> None:
+        self._port = port
+        self._tally = tally
+        self._random = random.Random(seed)
+        self._peer: Peer
+        self._id = ""
+
+    async def live(self) -> None:
+        kinds: list[Callable[[], Awaitable[None]]] = [
+            self.types,
+            self.talks,
+            self.interrupts,
+            self.has_a_function_called,
+            self.is_lost_and_resumes,
+        ]
+        while not self._tally.over:
+            try:
+                await self.comes()
+                for _ in range(self._random.randint(3, 30)):
+                    if self._tally.over:
+                        break
+                    kind = self._random.choices(kinds, (4, 4, 3, 3, 1))[0]
+                    await kind()
+                    self._tally.kinds[kind.__name__] += 1
+                    self._tally.turns += 1
+                await self.goes()
+            except (Breach, Ended, trio.TooSlowError, OSError, trio.ClosedResourceError) as fault:
+                self._tally.faults[f"{type(fault).__name__}: {fault}"[:150]] += 1
+            finally:
+                self._peer.drop()
+
+    async def comes(self) -> None:
+        await self._connected("")
+        think = {**SETTINGS["agent"]["think"], "functions": [WEATHER]}
+        await self._peer.message({**SETTINGS, "agent": {**SETTINGS["agent"], "think": think}})
+        await self._until("SettingsApplied")
+
+    async def goes(self) -> None:
+        await self._peer.send(framed(b"\x03\xe8", CLOSE))
+        await self._peer.end(within_s=ANSWER_S)
+
+    async def types(self) -> None:
+        await self._peer.message({"type": "InjectUserMessage", "content": "And what of that?"})
+        await self._until("AgentAudioDone")
+
+    async def talks(self) -> None:
+        await self._speech()
+        await self._until("AgentAudioDone")
+
+    async def interrupts(self) -> None:
+        await self._peer.message({"type": "InjectUserMessage", "content": "Go on."})
+        await self._until("AgentStartedSpeaking")
+        await self._speech()
+        await self._until("UserStartedSpeaking")
+        await self._until("AgentAudioDone")
+
+    async def has_a_function_called(self) -> None:
+        await self._peer.message({"type": "InjectUserMessage", "content": "And the weather?"})
+        asked = await self._until("FunctionCallRequest")
+        (call,) = asked["functions"]
+        output = {"type": "FunctionCallResponse", "id": call["id"], "name": call["name"]}
+        await self._peer.message({**output, "content": '{"celsius": 21}'})
+        await self._until("AgentAudioDone")
+
+    async def is_lost_and_resumes(self) -> None:
+        self._peer.reset()
+        await self._connected(f"?resume={self._id}")
+        await self.types()
+
+    async def _connected(self, query: str) -> None:
+        self._peer = await connected(self._port)
+        await self._peer.send(upgrade(attacks.AGENT + query, AUTHORIZATION))
+        status, _ = await self._peer.head()
+        if status != 101:
+            raise Breach(f"refused with {status}")
+        self._id = (await self._until("Welcome"))["request_id"]
+
+    async def _speech(self) -> None:
+        for chunk in SPEECH:
+            await self._peer.send(framed(chunk, BINARY))
+            self._tally.said += len(chunk)
+
+    async def _until(self, kind: str) -> dict[str, object]:
+        with trio.fail_after(ANSWER_S):
+            while True:
+                received = await self._peer.receive()
+                if isinstance(received, bytes):
+                    self._tally.heard += len(received)
+                    continue
+                message: dict[str, object] = json.loads(received)
+                if message["type"] == "Error":
+                    raise Breach(str(message.get("code")))
+                if message["type"] == kind:
+                    return message
+
+
+@dataclass
+class Look:
+    turns: int
+    rss_mib: float
+    descriptors: int
+    seconds: float
+
+
+async def main(arguments: argparse.Namespace) -> int:
+    tally, looks = Tally(wanted=arguments.turns), []
+    with tempfile.TemporaryDirectory() as directory:
+        async with contextlib.AsyncExitStack() as stack:
+            script = Path(directory) / "script.toml"
+            script.write_text(SCRIPT)
+            simulated = daemon.running(
+                Path(directory) / "simulator",
+                *("simulate", "--listen", "127.0.0.1:0", "--script", str(script)),
+            )
+            simulator = await stack.enter_async_context(simulated)
+            serving = daemon.running(
+                Path(directory) / "relay",
+                *("serve", "--listen", "127.0.0.1:0", "--upstream", simulator.url),
+                *("--set", "session.resume_window_s=5", "--set", "overload.max_lag_ms=0"),
+                *("--set", f"store.url=sqlite:///{directory}/store"),
+            )
+            relay = await stack.enter_async_context(serving)
+            empty = await relay.state()
+            began = trio.current_time()
+            with trio.move_on_after(MOST_S):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_look, relay, tally, looks, began)
+                    async with trio.open_nursery() as clients:
+                        for seed in range(CLIENTS):
+                            clients.start_soon(Client(relay.port, tally, seed).live)
+                    nursery.cancel_scope.cancel()
+            seconds = trio.current_time() - began
+            left = await _left(relay, empty)
+            text = relay.log.read_text(errors="replace")
+            switched = text.count('"upstream_switched"')
+            complaints = relay.complaints()
+    return _judged(tally, looks, left, switched, seconds, complaints, empty)
+
+
+async def _look(relay: daemon.Process, tally: Tally, looks: list[Look], began: float) -> None:
+    while True:
+        state = await relay.state()
+        seconds = trio.current_time() - began
+        looks.append(Look(tally.turns, state.rss_mib, state.descriptors, seconds))
+        await trio.sleep(LOOK_S)
+
+
+async def _left(relay: daemon.Process, empty: daemon.State) -> daemon.State:
+    """When everybody has gone, and nobody can come back any more."""
+    with trio.move_on_after(60):
+        while (await relay.state()).tasks > empty.tasks:  # noqa: ASYNC110 - another process
+            await trio.sleep(0.5)
+    return await relay.state()
+
+
+def _judged(
+    tally: Tally,
+    looks: list[Look],
+    left: daemon.State,
+    switched: int,
+    seconds: float,
+    complaints: list[str],
+    empty: daemon.State,
+) -> int:
+    parts = [_part(looks, tally.turns, third) for third in range(3)]
+    hours = tally.said / 48_000 / 3600, tally.heard / 48_000 / 3600
+    print(f"{tally.turns} turns of {CLIENTS} clients in {seconds:.0f} s: {dict(tally.kinds)}")
+    print(f"audio: {hours[0]:.1f} h said, {hours[1]:.1f} h heard; {switched} moves upstream")
+    print(f"{'':14} {'RSS MiB':>8} {'descriptors':>12}")
+    names = ("empty", "first third", "second third", "last third", "afterwards")
+    ends = [(empty.rss_mib, float(empty.descriptors)), (left.rss_mib, float(left.descriptors))]
+    for name, (rss, descriptors) in zip(names, [ends[0], *parts, ends[1]], strict=True):
+        print(f"{name:14} {rss:8.1f} {descriptors:12.0f}")
+    growth = parts[2][0] / parts[1][0] - 1
+    print(f"growth of RSS from the second third to the last: {growth:+.2%}")
+    breaches = [*(f"{count} times {fault}" for fault, count in tally.faults.items()), *complaints]
+    if growth > GROWTH:
+        breaches.append(f"RSS grew by {growth:.1%}, allowed {GROWTH:.0%}")
+    if parts[2][1] > parts[1][1] + FREE_DESCRIPTORS:
+        breaches.append("descriptors grew")
+    if left.descriptors > empty.descriptors or left.tasks > empty.tasks:
+        breaches.append(f"left behind: {empty} became {left}")
+    if not switched or tally.turns < tally.wanted / 3:
+        breaches.append("too little happened")
+    for breach in breaches:
+        print(f"BREACH: {breach}")
+    return 1 if breaches else 0
+
+
+def _part(looks: list[Look], turns: int, third: int) -> tuple[float, float]:
+    """Medians of a third of the turns."""
+    within = [look for look in looks if turns * third <= 3 * look.turns <= turns * (third + 1)]
+    if not within:
+        return 1.0, 0.0
+    return (
+        statistics.median(look.rss_mib for look in within),
+        statistics.median(look.descriptors for look in within),
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--turns", type=int, default=TURNS, help=f"of all clients ({TURNS})")
+    sys.exit(trio.run(main, parser.parse_args()))
