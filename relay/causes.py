@@ -1,5 +1,7 @@
-"""causes: what is inside exception groups, in which nurseries wrap whatever goes wrong."""
+"""causes: what went wrong, beneath what libraries and nurseries have wrapped around it."""
 
+import os
+import ssl
 from collections.abc import Iterator
 
 
@@ -10,3 +12,27 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             yield from causes(inner)
     else:
         yield error
+
+
+def in_words(error: BaseException) -> str:
+    """The innermost cause in a few words, such as `Connection refused`; without URLs or bodies."""
+    while inner := _inner(error):
+        error = inner
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or type(error).__name__}"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # getaddrinfo numbers its errors below zero
+    if isinstance(error, UnicodeError):
+        return str(error)  # of a name that is none
+    return type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    # Some raise `from None` where they replace an exception by their own.
+    return error.__cause__ or (error.__context__ if error.__suppress_context__ else None)

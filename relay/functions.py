@@ -17,7 +17,6 @@ and in the query of GET and DELETE, whose bodies mean nothing (RFC 9110, 9.3).
 
 import codecs
 import contextlib
-import os
 import re
 import ssl
 import urllib.parse
@@ -29,6 +28,7 @@ import msgspec
 import structlog
 import trio
 
+from relay.causes import in_words
 from relay.config import Functions as Options
 from relay.session.actions import CallEndpoint
 from relay.settings import Endpoint
@@ -233,7 +233,7 @@ class Functions:
         except httpx2.ConnectTimeout:
             raise _Failed("no connection in time") from None
         except httpx2.ConnectError as error:
-            raise _Failed(f"no connection: {_cause(error)}") from None
+            raise _Failed(f"no connection: {in_words(error)}") from None
         except httpx2.TransportError:
             raise _Failed("the connection broke", status) from None
 
@@ -344,24 +344,3 @@ def _text(response: httpx2.Response, body: bytes, limit: int) -> str:
         except UnicodeDecodeError:
             pass
     raise _Failed("the answer is not text", response.status_code)
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost cause in a few words: `Connection refused`."""
-    while inner := _inner(error):
-        error = inner
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or type(error).__name__}"
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # getaddrinfo numbers its errors below zero
-    return type(error).__name__
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    if isinstance(error, ExceptionGroup):
-        return error.exceptions[0]
-    return error.__cause__ or error.__context__  # the library's pool raises `from None`

@@ -7,6 +7,8 @@ stays. What happens to those who are connected is not decided here: they hold wh
 """
 
 import math
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -79,6 +81,7 @@ class Reloader:
         self._environment = environment
         self._wall = wall
         self._seen = sources.stamps
+        self._at_terminal = os.isatty(0)
         serving.reloads.wall = wall()
 
     async def run(self, hangups: AsyncIterator[object]) -> None:
@@ -89,6 +92,8 @@ class Reloader:
                 await anext(hangups)
             if patience.cancelled_caught:
                 await self.look()
+            elif self._at_terminal and not os.isatty(0):
+                signal.raise_signal(signal.SIGTERM)  # it was closed: whoever ran us has gone
             else:
                 await self.reload()
 

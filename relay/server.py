@@ -79,7 +79,6 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain; the exit code: 0 drained, 1 stopped by a second
     signal. SIGHUP, and any change of `file` or of what it names, has `load` read the configuration
     again. Raises `ConfigError` before anything is served."""
-    systemd.check(environment)
     sources = Sources(file, load, environment)
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
@@ -121,6 +120,7 @@ async def bind(
 ) -> tuple[Listeners, Listeners] | None:
     """The sockets for clients and those for the admin pages; None: one cannot be had, which the log
     says. Raises `ConfigError`."""
+    systemd.check(environment)
     try:
         place: config.Listen | config.Admin = configured.admin
         pages = await admin.open_listeners(configured.admin)

@@ -39,6 +39,7 @@ import trio
 import trio_websocket
 
 from relay import websocket
+from relay.causes import in_words
 from relay.lines import Line, SocketLine, TlsLine, line_over
 from relay.switchboard import Switchboard
 
@@ -240,7 +241,7 @@ async def secured(
             await line.handshake()
             agreed = True
     except trio.BrokenResourceError as error:
-        fault = _cause(error)
+        fault = in_words(error)
     finally:
         if not agreed:
             with trio.CancelScope(shield=True):
@@ -580,7 +581,7 @@ class Leg:
                 await self._wait_for_a_place()
             data = await self._line.receive_some()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            self._lose(_cause(broken))
+            self._lose(in_words(broken))
         else:
             if data:
                 self._understand(data)
@@ -639,7 +640,7 @@ class Leg:
         try:
             data = self._line.take()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            self._lose(_cause(broken))
+            self._lose(in_words(broken))
             return True
         if data:
             return self._understand(data)
@@ -682,7 +683,7 @@ class Leg:
         try:
             self._rest = self._line.begin(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            self._lose(_cause(broken))
+            self._lose(in_words(broken))
             return
         if self._rest:
             self._sending = trio.current_time()
@@ -717,7 +718,7 @@ class Leg:
                     self._clear = line.immediate
                     await self._work.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            self._lose(_cause(broken))
+            self._lose(in_words(broken))
         self._sending = math.inf
         self._written.set()
 
@@ -914,7 +915,7 @@ class _Hands(trio.abc.Stream):
         try:
             data = bytes(await self._stream.receive_some())
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            raise _Vanished(_cause(broken)) from broken
+            raise _Vanished(in_words(broken)) from broken
         if not data:
             raise _Vanished("connection closed before the answer")
         heard = len(self._answer)
@@ -933,7 +934,7 @@ class _Hands(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            raise _Vanished(_cause(broken)) from broken
+            raise _Vanished(in_words(broken)) from broken
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -1186,7 +1187,7 @@ async def _connected(
         try:
             tcp = await trio.open_tcp_stream(address.host, address.port)
         except (OSError, UnicodeError) as error:  # the latter for a name that is none in IDNA
-            raise DialFailed(None, _cause(error)) from error
+            raise DialFailed(None, in_words(error)) from error
         if not address.tls:
             return tcp
         tls = TlsLine(tcp, ssl_context or _verifying(), address.host)
@@ -1194,7 +1195,7 @@ async def _connected(
             await tls.handshake()
         except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(tls)
-            raise DialFailed(None, _cause(error)) from error
+            raise DialFailed(None, in_words(error)) from error
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(tls)
@@ -1256,24 +1257,6 @@ def _tcp(stream: trio.abc.Stream) -> "socket.socket | trio.socket.SocketType | N
     if isinstance(stream, SocketLine):
         return stream.tcp
     return stream.socket if isinstance(stream, trio.SocketStream) else None
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost cause in a few words. Trio wraps what the socket or TLS said."""
-    while True:
-        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
-        if inner is None:
-            break
-        error = inner
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS: {error.reason}"
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # getaddrinfo numbers its errors below zero
-    return str(error) or type(error).__name__
 
 
 def _leaf(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import pty
 import re
 import shlex
 import signal
@@ -399,6 +400,18 @@ async def test_a_hangup_while_draining_does_nothing(first: signal.Signals, tmp_p
         assert relay.lines[-1]["event"] == "drained"
     events = {line["event"] for line in relay.lines}
     assert not events & {REFUSED, "reloaded"}
+
+
+async def test_a_terminal_that_is_closed_ends_the_relay_that_was_run_in_it() -> None:
+    ours, theirs = pty.openpty()
+    async with process(*ANY_PORT, prefix=f"exec <&{theirs}", pass_fds=(theirs,)) as relay:
+        os.close(theirs)
+        relay.signal(signal.SIGHUP)
+        await relay.until("reloaded")
+        os.close(ours)
+        relay.signal(signal.SIGHUP)
+        assert await relay.ended() == 0
+        assert relay.lines[-1]["event"] == "drained"
 
 
 async def test_the_units_reload_checks_the_file_and_then_tells_the_process(tmp_path: Path) -> None:

@@ -79,10 +79,10 @@ ROOMS = {
     "lines": Room(doors={"trio", "socket", "ssl"}),
     "switchboard": Room(doors={"trio"}),
     "wire": Room(
-        {"errors", "lines", "switchboard", "websocket"},
+        {"causes", "errors", "lines", "switchboard", "websocket"},
         {"trio", "trio_websocket", "h11", "socket", "ssl"},
     ),
-    "causes": Room(),
+    "causes": Room(doors={"ssl"}),
     "supervision": Room(),
     "link": Room({"continuity", "limits", "metrics", "observer", "parking"}, {"trio", "trio_util"}),
     "hub": Room({"continuity", "limits", "link", "metering", "session"}, {"trio"}),
@@ -140,7 +140,9 @@ ROOMS = {
         | CODECS,
         {"trio", "trio_util", "structlog", "time"},
     ),
-    "functions": Room({"config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}),
+    "functions": Room(
+        {"causes", "config", "session", "settings"}, {"httpx2", "ssl", "structlog", "trio"}
+    ),
     "metrics": Room(),
     "correlation": Room(),
     "observer": Room({"correlation", "frames", "metrics", "session"} | CODECS),
