@@ -30,6 +30,10 @@ Seat
     The place of one admitted connection. What is used there is held against the limits of its
     client and of all (`relay.limits` counts and decides, `relay.metering` is asked).
 
+Worker
+    One of several processes that serve the same sockets (`relay.worker`); their parent
+    (`relay.workers`) looks after them and keeps the books that they share (`relay.hub`).
+
 Simulator
     An upstream of our own (`relay.simulator`), for trying and for tests.
 

@@ -57,6 +57,8 @@ def _shown(served: Served, token_key: TokenKey | None) -> Iterator[str]:
     listen, auth = configured.listen, configured.auth
     paths = ", ".join([*listen.deepgram_paths, *listen.component_paths])
     yield f"listen     {'wss' if served.tls else 'ws'}://{listen.host}:{listen.port}, paths {paths}"
+    if listen.processes > 1:
+        yield f"workers    {listen.processes}"
     accepted = f"{len(served.keys)} keys"
     if token_key:
         accepted += f", {token_key.algorithm} tokens for {auth.token_audience}"

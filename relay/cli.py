@@ -271,8 +271,11 @@ def _host_and_port(listen: str | None) -> tuple[str | None, int | None]:
 
 
 def _workers(number: str | None) -> int | str | None:
-    """What `listen.workers` says of a number that is none."""
-    return int(number) if number is not None and number.isascii() and number.isdigit() else number
+    """A number as one; of anything else the configuration says what it is."""
+    try:
+        return int(number or "")
+    except ValueError:
+        return number
 
 
 def _run(command: Callable[..., Awaitable[int]], *arguments: Any) -> int:

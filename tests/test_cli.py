@@ -68,6 +68,8 @@ def test_a_wrong_command_line_is_answered_with_the_usage(
     ("arguments", "message"),
     [
         (["--set", "listen.prot=1"], "listen.prot: unknown key"),
+        (["--workers", "0"], "listen.workers: expected `int` >= 1"),
+        (["--workers", "some"], "listen.workers: "),
         (["serve", "--set", "listen.port=x"], "listen.port: expected `int`, got `str`"),
         (["check", "--set", "x"], "--set x: expected section.key=value"),
         (["--listen", "x"], "--listen x: expected HOST:PORT"),
@@ -116,8 +118,9 @@ def test_the_version_and_the_help_are_printed(capsys: pytest.CaptureFixture[str]
 
 
 def test_check_passes_when_the_upstream_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check"]) == 0
+    assert cli.main(["check", "--set", "listen.workers=2"]) == 0
     out, err = capsys.readouterr()
+    assert "workers    2" in out
     assert "upstream   simulator" in out
     assert "a session was created" in out
     assert err == ""
