@@ -146,13 +146,51 @@ def test_as_much_as_the_limit_is_not_below_it() -> None:
     assert spend(ledger, in_force, last_moment) == Reached("tokens_per_day", False, 0.5)
 
 
+def test_what_is_used_bit_by_bit_adds_up_and_is_forgotten_part_by_part() -> None:
+    ledger, slot_s = Ledger(), HOUR_S / SLOTS
+    ledger.admit("a", Rules(), START)
+    for seconds, audio_s in ((0.0, 1.0), (0.5 * slot_s, 2.0), (0.6 * slot_s, 3.0), (slot_s, 4.0)):
+        spend(ledger, Rules(), START + seconds, audio_s=audio_s)
+    audio = ledger.clients["a"].audio
+    for seconds, left in ((2 * slot_s, 10), (HOUR_S, 10), (HOUR_S + slot_s, 4)):
+        audio.pass_time(START + seconds)
+        assert audio.used == left
+    audio.pass_time(START + HOUR_S + 2 * slot_s)
+    assert (audio.used, audio.slots) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("limit", "spent"),
+    [
+        ({"tokens_per_day": 1}, {"tokens": 1}),
+        ({"audio_minutes_per_hour": 0.001}, {"audio_s": 0.06}),
+        ({"frames_per_s": 0.01}, {"frames": 1}),
+        ({"bytes_per_s": 0.01}, {"bytes": 1}),
+    ],
+)
+def test_the_smallest_limit_is_one(limit: dict[str, Any], spent: dict[str, Any]) -> None:
+    ledger, in_force = Ledger(), rules(**limit)
+    ledger.admit("a", in_force, START)
+    assert spend(ledger, in_force, START) is None
+    assert spend(ledger, in_force, START, **spent) is not None
+
+
+def test_a_rate_that_is_new_counts_from_now_on() -> None:
+    ledger = Ledger()
+    ledger.admit("a", Rules(), START)
+    spend(ledger, rules(frames_per_s=100), START, frames=5000)
+    spend(ledger, Rules(), START + 1, frames=10**9)
+    assert spend(ledger, rules(frames_per_s=100), START + 1, frames=6000) is None
+
+
 def test_a_budget_of_all_ends_the_sessions_of_each() -> None:
     ledger, in_force = Ledger(), rules(Limits(tokens_per_day=100))
     for client in ("a", "b"):
         ledger.admit(client, in_force, START)
     assert ledger.spend("a", Spent(tokens=99), in_force, START) is None
-    assert ledger.spend("b", Spent(tokens=1), in_force, START) is not None
-    assert ledger.spend("a", Spent(), in_force, START) is not None
+    reached = Reached("tokens_per_day", True, DAY_S + DAY_S / SLOTS)
+    assert ledger.spend("b", Spent(tokens=1), in_force, START) == reached
+    assert ledger.spend("a", Spent(), in_force, START) == reached
     for _ in range(2):
         ledger.stopped(Reached("tokens_per_day", by_all=True))
     assert ledger.ended == {"limits.tokens_per_day": 2}
