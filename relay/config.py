@@ -128,7 +128,7 @@ class Upstream(Trust, frozen=True):
     """`on_connect` dials with `upstream.model` as soon as a client is admitted, before its
     Settings; never for clients without a key on a listener beyond loopback."""
     trace_context: bool = False
-    """Tell it of which trace a session is a part, as the client said (`traceparent`)."""
+    """Tell it of which trace a session is a part (`traceparent`): of ours, else of the client's."""
     ends_responses: bool = True
     """It sends response.done; false for servers that never do, and the end is inferred."""
     g711: bool = DEFAULTS.g711
@@ -234,6 +234,18 @@ class Admin(Section, frozen=True):
     them."""
 
 
+class Tracing(Section, frozen=True):
+    """Spans of sessions and turns, for a collector of OpenTelemetry. Needs the extra `otel`."""
+
+    otlp_url: str | None = None
+    """Where it takes OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; unset: there are no
+    spans."""
+    service_name: Annotated[str, msgspec.Meta(min_length=1)] = "relay"
+    """What the spans are of."""
+    sample_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of the sessions that are recorded, of those whose client does not say."""
+
+
 class Log(Section, frozen=True):
     """What is written to standard error."""
 
@@ -281,6 +293,7 @@ class Config(Section, frozen=True):
     simulator: Script = Script()
     reload: Reload = Reload()
     admin: Admin = Admin()
+    tracing: Tracing = Tracing()
     log: Log = Log()
 
     @property
@@ -650,6 +663,7 @@ def _check(config: Config) -> None:
         if not _is_websocket_url(fallback.url):
             raise ConfigError(f"upstreams[{number}].url: expected ws://HOST or wss://HOST")
     _check_admin(config.admin)
+    _check_tracing(config.tracing)
     _check_trust("upstream", config.upstream.url, config.upstream)
     for number, fallback in enumerate(config.upstreams):
         _check_trust(f"upstreams[{number}]", fallback.url, fallback)
@@ -670,6 +684,19 @@ def _check_trust(name: str, url: str | None, trust: Trust) -> None:
         raise ConfigError(f"{name}.client_cert and {name}.client_key: one needs the other")
     if (trust.ca_file or trust.client_cert) and url is not None and url.startswith("ws:"):
         raise ConfigError(f"{name}.url: ws has no certificates, so none would be verified; say wss")
+
+
+def _check_tracing(tracing: Tracing) -> None:
+    if tracing.otlp_url is None:
+        return
+    parts = urllib.parse.urlsplit(tracing.otlp_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("tracing.otlp_url: expected http://HOST/PATH or https://HOST/PATH")
+    if importlib.util.find_spec("opentelemetry") is None:
+        raise ConfigError(
+            "tracing.otlp_url: spans need OpenTelemetry, which is not installed; "
+            "pip install 'voice-agent-relay[otel]'"
+        )
 
 
 def _check_functions(functions: Functions) -> None:

@@ -8,7 +8,7 @@ Audio passes unseen: a leg counts its own frames and bytes, and these are read w
 and when the leg ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import msgspec
@@ -37,6 +37,19 @@ class Counted(Protocol):
     def bytes_out(self) -> int: ...
     @property
     def unsent_frames(self) -> int: ...
+
+
+class Follower(Protocol):
+    """Somebody else who is told, and makes something else of it than figures."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an upstream is dialled with, if it is to follow, too."""
+
+    def client_message(self, message: voice_agent.ClientMessage | Unknown | Unparsable) -> None: ...
+    def upstream_event(self, event: realtime.ServerEvent | Unknown | Unparsable) -> None: ...
+    def performs(self, actions: Iterable[Action]) -> None: ...
+    def over(self, end: str) -> None: ...
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,13 +86,16 @@ class Overview:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
+        self.followed: Callable[[About], Follower] | None = None
+        """Who follows each session."""
         self._observers: dict[int, Observer] = {}
         self._number = 0
 
     def observer(self, client: Counted, about: About, now: float) -> "Observer":
         """A connection was accepted and becomes a session; `Observer.over` ends that."""
         self._number += 1
-        self._observers[self._number] = Observer(self, self._number, client, about, now)
+        follower = self.followed(about) if self.followed else None
+        self._observers[self._number] = Observer(self, self._number, client, about, now, follower)
         return self._observers[self._number]
 
     def live(self, now: float) -> list[Live]:
@@ -112,13 +128,20 @@ class Observer:
     """One connection. What it is told it is told in the order in which it happened."""
 
     def __init__(
-        self, overview: Overview, number: int, client: Counted, about: About, now: float
+        self,
+        overview: Overview,
+        number: int,
+        client: Counted,
+        about: About,
+        now: float,
+        follower: Follower | None = None,
     ) -> None:
         self.client = client
         self.upstreams: dict[int, Counted] = {}
         """Those that are open."""
         self.about = about
         self._overview = overview
+        self._follower = follower
         self._metrics = overview.metrics
         self._number = number
         self._began = now
@@ -149,6 +172,13 @@ class Observer:
             turns=self._turns,
             barge_ins=self._barge_ins,
         )
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """Of the trace that the session is a part of."""
+        if self._follower is not None:
+            return self._follower.headers
+        return self.about.said.trace.headers if self.about.said.trace else {}
 
     def life(self, now: float) -> dict[str, str | float]:
         """The connection in figures, for one line at its end."""
@@ -201,18 +231,24 @@ class Observer:
     def client_message(
         self, message: voice_agent.ClientMessage | Unknown | Unparsable, now: float
     ) -> None:
+        if self._follower is not None:
+            self._follower.client_message(message)
         self._metrics.messages.add(1, "in", _type(message))
         if isinstance(message, voice_agent.Settings):
             self._settings_at = now
 
     def upstream_event(self, event: realtime.ServerEvent | Unknown | Unparsable) -> None:
         """Of any type; of audio only the first of a response."""
+        if self._follower is not None:
+            self._follower.upstream_event(event)
         self._metrics.events.add(1, "in", _type(event))
         if isinstance(event, realtime.InputAudioBufferSpeechStarted):
             self._user_speaks = True
 
     def performs(self, actions: Iterable[Action], now: float) -> None:
         """What the session answered, in one step, to what was told last."""
+        if self._follower is not None:
+            self._follower.performs(actions)
         for action in actions:
             match action:
                 case ToClient(message=message):
@@ -267,6 +303,8 @@ class Observer:
         self._metrics.sessions_ended.add(1, self.end)
         self._metrics.session_duration.observe(now - self._began)
         self._overview.ended(self._number)
+        if self._follower is not None:
+            self._follower.over(self.end)
 
     def count_traffic(self) -> None:
         """Take in what the open legs have counted."""

@@ -32,6 +32,7 @@ FIXED = (
     "store",
     "simulator",
     "admin",
+    "tracing",
 )
 """Keys that count from the start of the daemon to its end: who waits, waits by one rule."""
 

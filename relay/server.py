@@ -173,6 +173,7 @@ async def running(
         descriptors.provide(served.rules)
         opened = await stack.enter_async_context(contextlib.AsyncExitStack())
         switched = await stack.enter_async_context(switchboard.opened())
+        traced = await stack.enter_async_context(contextlib.AsyncExitStack())
         nursery = await stack.enter_async_context(trio.open_nursery())
         simulated = await _simulated(served, nursery)
         current = Current(served)
@@ -181,6 +182,11 @@ async def running(
         prepare, metering = conversations.prepare, shared.metering
         relay = Relay(current, conversations, listeners, prepare, metering, switched)
         relay.parked = partial(getattr, shared.books, "parked")
+        if served.config.tracing.otlp_url is not None:
+            from relay import tracing  # what it imports is an extra, and off by default
+
+            spans = await traced.enter_async_context(tracing.opened(served.config.tracing))
+            relay.watch.overview.followed = spans
         relay.socket_stays = systemd.is_activated(environment)
         await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
@@ -505,8 +511,8 @@ class Conversations:
         visit = self._books.visit(admitted.request_id, claim)
         endpoints = self._endpoints
         calling = endpoints.for_session() if endpoints else bridge.no_functions
-        said = observer.about.said.trace if served.config.upstream.trace_context else None
-        dial = partial(self._dial, served, said.headers if said else {})
+        traced = observer.trace_headers if served.config.upstream.trace_context else {}
+        dial = partial(self._dial, served, traced)
         await bridge.run(
             leg,
             session,
