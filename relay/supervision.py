@@ -123,6 +123,7 @@ class Crew:
 
     def time_passed(self, now: float) -> list[Order]:
         """What is to be done now. Early calls return nothing."""
+        self._forgive(now - self.next_deadline())
         orders: list[Order] = []
         for worker in self._workers.values():
             if worker.due > now:
@@ -143,6 +144,14 @@ class Crew:
                 case Phase.KILLED | Phase.LEAVING:
                     worker.due = math.inf
         return orders
+
+    def _forgive(self, late_s: float) -> None:
+        """Who is late itself (it was stopped, or the machine was) has not heard of anybody."""
+        if late_s > ASK_EVERY_S:
+            for worker in self._workers.values():
+                worker.heard_at += late_s
+                if worker.phase is Phase.STARTING:
+                    worker.due += late_s
 
     def next_deadline(self) -> float:
         """When `time_passed` is to be called."""

@@ -42,10 +42,17 @@ from relay.supervision import ASK_EVERY_S, Ask, Crew, Kill, Start
 from relay.watch import Watch
 
 GRACE_S = 2.0
-"""Time for a worker to end that has been told to stop at once, or has nothing more to say."""
+"""Time for a worker to end that has nothing more to say."""
 RENEW_S = 1.0
 """Time for the figures of all workers to come together."""
-NOT_THE_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
+NOT_THE_WORKERS = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+)
 """What systemd says to its own child alone."""
 
 log = structlog.get_logger()
@@ -177,14 +184,16 @@ class Parent:
             logs.set_up(new.config.log.level, new.config.log.format)
         self._metering.rules = new.rules
         self._served = new
+        for hand in self._hands.values():
+            if hand.served is not new:  # it began meanwhile
+                self._nursery.start_soon(hand.change, new)
 
     async def _changed(self, new: Served) -> list[str]:
         """Why workers refuse this."""
-        configuration = config.encoded(new.config)
         faults: list[str] = []
 
         async def tell(hand: _Hand) -> None:
-            fault = await hand.change(configuration)
+            fault = await hand.change(new)
             if fault is not None:
                 faults.append(fault)
 
@@ -264,7 +273,7 @@ class Parent:
         log.warning("stopping at once")
         self.code = 1
         self._tell(link.Stop())
-        await trio.sleep(GRACE_S)
+        await trio.sleep(server.GOODBYE_S)
         for hand in self._hands.values():
             hand.process.kill()
 
@@ -281,7 +290,8 @@ class Parent:
         async with stream:
             with theirs:
                 process = await self._started(theirs)
-            self._hands[number] = hand = _Hand(process, link.parents_end(stream))
+            end = link.parents_end(stream)
+            self._hands[number] = hand = _Hand(process, end, self._served)
             try:
                 hand.end.post(self._begin(number))
                 if self._last_word is not None:
@@ -388,9 +398,11 @@ class Parent:
 class _Hand:
     """A worker, as its parent holds it."""
 
-    def __init__(self, process: trio.Process, end: ParentsEnd) -> None:
+    def __init__(self, process: trio.Process, end: ParentsEnd, served: Served) -> None:
         self.process = process
         self.end = end
+        self.served = served
+        """What it was last told to serve."""
         self.figures: Snapshot = []
         """As it last said."""
         self.live: list[Live] = []
@@ -410,11 +422,12 @@ class _Hand:
         self.end.post(link.Ping(with_figures=True))
         await self._said.wait_value(lambda said: said > before)
 
-    async def change(self, configuration: bytes) -> str | None:
+    async def change(self, new: Served) -> str | None:
         """Have it serve this; why it refuses, if it does. One that dies does not."""
+        self.served = new
         number = next(self._numbers)
         self._changing[number] = answered = trio.Event()
-        self.end.post(link.Change(number, configuration))
+        self.end.post(link.Change(number, config.encoded(new.config)))
         await answered.wait()
         return self._faults.pop(number, None)
 

@@ -120,6 +120,18 @@ def test_who_answers_is_asked_for_ever_and_who_does_not_is_killed() -> None:
     assert Start(2) in watch.due()
 
 
+def test_when_the_parent_was_away_nobody_else_is_to_blame() -> None:
+    watch = Watch(2)
+    watch.due()
+    watch.serve(1)
+    watch.now += 10 * START_S
+    assert watch.due() == [Ask(1)]
+    while (orders := watch.next()) == [Ask(1)]:
+        pass
+    assert orders == [Kill(1, PATIENCE_S)]  # it had its time
+    assert watch.next() == [Kill(2, START_S)]
+
+
 def test_who_never_serves_is_killed() -> None:
     watch = Watch()
     watch.due()
