@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 import trio
+import warm
 from trio.testing import MockClock
 from world import TOPICS, Due, Fault, Moment, Turn, World
 
@@ -213,7 +214,16 @@ def main() -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="print the figures only")
     parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
+    parser.add_argument(
+        "--warm",
+        type=int,
+        metavar="ROUNDS",
+        help="instead: how long clients wait for SettingsApplied, with real processes",
+    )
     options = parser.parse_args()
+    if options.warm:
+        print(warm.table(warm.measured(options.warm)))
+        return 0
     try:
         counts = counts_in(options.faults) if options.faults else None
     except ValueError as error:
