@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from relay.session import SessionOptions
-from relay.session.facts import Dialect
+from relay.session.facts import Dialect, UpstreamTraits
+from relay.settings import MappingOptions
 from relay.simulator.script import parse
 from tests.pair import Line, Pair
+from tests.returning import Returning
 
 STREAMED = (
     "audio",
@@ -152,6 +154,84 @@ def old_age() -> Pair:
     return pair.passes(20).client(says("Still there?")).passes(5)
 
 
+def client_back() -> Pair:
+    """The client is lost while the agent speaks, and back with a bare message: it is welcomed, no
+    Settings are applied, what it had not heard was never said, and the next move is the user's."""
+    pair = Returning(parse(TRANSCRIBED))
+    pair.client(settings()).until("SettingsApplied").client(says("Tell me a story"))
+    pair.until("AgentStartedSpeaking").passes(1.5).lost().away(4)
+    return pair.back({"type": "KeepAlive"}).passes(1).client(says("Where were we?")).passes(5)
+
+
+def client_back_with_settings() -> Pair:
+    """The client is lost while it runs a function, and sends its Settings again: they are applied
+    on top, the call is announced again with its id, and its second answer is ignored."""
+    pair = Returning()
+    pair.client(with_tools("get_time")).until("SettingsApplied").client(says("What time is it?"))
+    pair.until("FunctionCallRequest").lost().away(4).back(with_tools("get_time"))
+    pair.until("SettingsApplied", "FunctionCallRequest")
+    call = pair.of("FunctionCallRequest")[0]["functions"][0]
+    answer = {"id": call["id"], "name": call["name"], "content": "noon"}
+    for _ in range(2):
+        pair.client({"type": "FunctionCallResponse", **answer})
+    return pair.passes(5)
+
+
+def relay_killed() -> Pair:
+    """The relay is killed while the question waits for its answer; another process finds it in the
+    store and asks again, once."""
+    pair = Returning()
+    pair.client(settings()).until("SettingsApplied").client(says("Hello")).until("AgentThinking")
+    return pair.killed().away(3).back({"type": "KeepAlive"}).passes(5)
+
+
+def endpoint_call_lost() -> Pair:
+    """The relay is killed while it calls a function on a server: whether that has run nobody knows,
+    so it is not run again, and the model is told."""
+    message = with_tools("get_time")
+    endpoint = {"url": "https://tools.example/time"}
+    message["agent"]["think"]["functions"][0]["endpoint"] = endpoint
+    pair = Returning(mapping=MappingOptions(function_endpoints=(endpoint["url"],)))
+    pair.client(message).until("SettingsApplied").client(says("What time is it?"))
+    pair.until("FunctionCallRequest").killed().away(3)
+    return pair.back({"type": "KeepAlive"}).passes(5)
+
+
+def words_lost() -> Pair:
+    """The upstream breaks before it has written down what the user said: the next one is told how
+    it sounded."""
+    pair = Pair().client(settings()).until("SettingsApplied").speaks(speech(0.8)[: 48 * 1450])
+    return pair.loses_upstream().passes(6)
+
+
+def another_voice() -> Pair:
+    """The agent's voice changes after it has spoken: the next upstream session has it, and takes
+    over in a pause."""
+    pair = Pair().client(settings()).until("SettingsApplied").client(says("Hello"))
+    pair.until("LatencyReport").client(
+        {"type": "UpdateSpeak", "speak": {"provider": {"type": "open_ai", "voice": "shimmer"}}}
+    )
+    return pair.until("SpeakUpdated").client(says("And now?")).passes(4)
+
+
+def failover() -> Pair:
+    """The upstream breaks and cannot be had again: the next one in order of preference takes over
+    in the middle of the conversation."""
+    pair = Pair(upstreams=(UpstreamTraits(), UpstreamTraits(model="their-model")))
+    pair.client(settings()).until("SettingsApplied").client(says("Hello"))
+    pair.until("LatencyReport").passes(2).loses_upstream()
+    pair.unreachable = 1
+    return pair.passes(3).client(says("Still there?")).passes(4)
+
+
+def given_up() -> Pair:
+    """Three attempts at another upstream fail: the client is told, and let go."""
+    pair = Pair().client(settings()).until("SettingsApplied").client(says("Hello"))
+    pair.until("LatencyReport").loses_upstream()
+    pair.unreachable = 3
+    return pair.passes(10)
+
+
 SCENARIOS: tuple[Callable[[], Pair], ...] = (
     greeting,
     text_turn,
@@ -166,6 +246,14 @@ SCENARIOS: tuple[Callable[[], Pair], ...] = (
     failing_response,
     upstream_lost,
     old_age,
+    another_voice,
+    words_lost,
+    failover,
+    given_up,
+    client_back,
+    client_back_with_settings,
+    relay_killed,
+    endpoint_call_lost,
 )
 
 
