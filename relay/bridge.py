@@ -189,11 +189,12 @@ class _Bridge:
             self._client_frame(frame)
 
     def _client_frame(self, frame: Frame) -> None:
-        if self._is_too_big(frame):
+        limit = self._session.options.max_client_frame_bytes
+        if isinstance(frame, bytes) and len(frame) <= limit:
+            self._client_audio(frame)
+        elif self._is_too_big(frame):
             size = len(frame.encode()) if isinstance(frame, str) else len(frame)
             self._tell(lambda now: self._session.client_too_big(size, now))
-        elif isinstance(frame, bytes):
-            self._client_audio(frame)
         else:
             message = voice_agent.decode_client(frame)
             self._observer.client_message(message, trio.current_time())

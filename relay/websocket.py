@@ -91,6 +91,8 @@ class Incoming:
     def feed(self, data: bytes) -> bool:
         """What came; in any pieces, it means the same. Whether it was more than whole messages and
         parts of something: there are `pings` or `pongs`, or this is the `end`."""
+        if self._whole(data):
+            return bool(self.pings or self.pongs)
         if self._held:
             self._held += data
             self._missing -= len(data)
@@ -140,6 +142,34 @@ class Incoming:
             self._held += data[at:]
             self._missing = wanted - (size - at)
         return bool(self.pings or self.pongs)
+
+    def _whole(self, data: bytes) -> bool:
+        """The usual, and the shortest way through it: one message has come, whole and alone, with a
+        length of two bytes. Whether it was that; else nothing has been done."""
+        length = len(data) - 4 - self._key_bytes
+        if (
+            length <= _CONTROL_BYTES
+            or data[1] != self._mask_bit | 126
+            or (data[2] << 8 | data[3]) != length
+            or length > self._max_message
+            or self._held
+            or self._message is not None
+            or self.end is not None
+        ):
+            return False
+        payload = data[4:]
+        if self._mask_bit:
+            payload = masked(data[8:], int.from_bytes(data[4:8], "little"))
+        if data[0] == _WHOLE_BINARY:
+            self.messages.append(payload)
+            return True
+        if data[0] != _WHOLE_TEXT:
+            return False
+        try:
+            self.messages.append(payload.decode())
+        except UnicodeDecodeError:
+            return False
+        return True
 
     def _check(self, first: int, second: int) -> None:
         """The rules for the first two bytes of any frame, in any state."""

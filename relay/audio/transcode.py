@@ -58,7 +58,8 @@ class Transcoder:
         A sample cut in two waits for its other half (C-112, L-60). Up to 2 ms wait for what follows
         if the rate changes (see `relay.audio.resample`), nothing waits otherwise.
         """
-        data = self._aligned(data)
+        if self._partial or len(data) % self._sample_bytes:
+            data = self._aligned(data)
         if self._verbatim or not data:
             return data
         samples = self._decode(data)
@@ -79,8 +80,7 @@ class Transcoder:
             self._resampler.reset()
 
     def _aligned(self, data: bytes) -> bytes:
-        if self._partial:
-            data = self._partial + data
+        data = self._partial + data
         excess = len(data) % self._sample_bytes
         if not excess:
             self._partial = b""
