@@ -361,6 +361,8 @@ class Leg:
         self._last_word = 1000  # the close code, if the holder leaves without a goodbye
         self._close_sent = False
         self._pinged = b""  # the ping that was not answered yet
+        self._pong_due = math.inf
+        self._ping_at = trio.current_time() + limits.ping_s
         self._gone: LegGone | None = None
         self._being_read = False
         self._awaited = False  # by a second reader
@@ -491,7 +493,7 @@ class Leg:
         """End the leg at once: nothing more is written, the stream is closed."""
         self._lose("dropped")
 
-    # What follows is the leg's inner life: a writer, and a task that looks at the clock.
+    # What follows is the leg's inner life: one task, which writes and looks at the clock.
 
     @contextlib.asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:
@@ -514,12 +516,9 @@ class Leg:
         # also when everything around is being cancelled (trap 7: else the peer sees a bare EOF).
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._watch)
-                    await self._write()
-                    with trio.move_on_after(PEER_CLOSE_S):
-                        await self._peer_close()
-                    nursery.cancel_scope.cancel()
+                await self._write()
+                with trio.move_on_after(PEER_CLOSE_S):
+                    await self._peer_close()
         finally:
             self._clear = False
             self._written.set()
@@ -535,29 +534,26 @@ class Leg:
             self._turn.unpark_all()
             self._ended.set()
 
-    async def _watch(self) -> None:
-        """Pings, and the age of what is unsent: one look at the clock per leg and several seconds,
-        instead of a scope around each send."""
-        # Nothing is missed: what is posted during a sleep is not due before its end.
-        limits = self._limits
-        ping_at, pong_due = trio.current_time() + limits.ping_s, math.inf
-        while True:
-            now = trio.current_time()
-            unsent_due = self._oldest_unsent + limits.send_s
-            if now >= unsent_due:
-                self._lose(f"a frame unsent for {limits.send_s:g} s")
-            if not self._pinged:
-                pong_due = math.inf
-            elif self._waits:
-                pong_due = now + limits.pong_s  # it may have come, and we do not look
-            elif now >= pong_due:
-                self._lose(f"no pong within {limits.pong_s:g} s")
-            if now >= ping_at and not self._pinged:
-                self._pinged = os.urandom(4)
-                self._say(websocket.ping(self._pinged, self._key()))
-                ping_at, pong_due = now + limits.ping_s, now + limits.pong_s
-            due = pong_due if self._pinged else ping_at
-            await trio.sleep_until(min(due, unsent_due, now + limits.send_s))
+    def _look(self) -> float:
+        """Pings, and the age of what is unsent: one look at the clock in several seconds, instead
+        of a scope around each send. Returns when to look again."""
+        # Nothing is missed: what is posted until then is not due before it.
+        limits, now = self._limits, trio.current_time()
+        unsent_due = self._oldest_unsent + limits.send_s
+        if now >= unsent_due:
+            self._lose(f"a frame unsent for {limits.send_s:g} s")
+        if not self._pinged:
+            self._pong_due = math.inf
+        elif self._waits:
+            self._pong_due = now + limits.pong_s  # it may have come, and we do not look
+        elif now >= self._pong_due:
+            self._lose(f"no pong within {limits.pong_s:g} s")
+        if now >= self._ping_at and not self._pinged:
+            self._pinged = os.urandom(4)
+            self._say(websocket.ping(self._pinged, self._key()))
+            self._ping_at, self._pong_due = now + limits.ping_s, now + limits.pong_s
+        due = self._pong_due if self._pinged else self._ping_at
+        return min(due, unsent_due, now + limits.send_s)
 
     @property
     def _oldest_unsent(self) -> float:
@@ -611,21 +607,37 @@ class Leg:
     async def _attend(self, heard: Callable[[Frame], Then]) -> Then:
         """Let the switchboard read, until something has to be awaited: what `heard` returns, or, if
         this returns None, what only `receive` does."""
-        switchboard, fd = self._switchboard, self._line.descriptor
+        switchboard, line, incoming = self._switchboard, self._line, self._incoming
+        fd = line.descriptor
         if switchboard is None or fd is None or self._being_read or not self._open:
             return None
         then: Then = None
 
         def readable() -> bool:
             nonlocal then
-            if self._take() or len(self._messages) > _CRUMBS:
+            try:
+                data = line.take()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+                self._lose(in_words(broken))
                 return False
-            if not self._messages:
-                return self._incoming.under_way <= BIG_MESSAGE
-            while self._messages and then is None and switchboard.attends(fd):
+            if data is None:
+                return True
+            if not data:
+                self._lose("end of stream")
+                return False
+            if incoming.feed(data):
+                self._understood()
+                return False
+            messages = self._messages
+            if len(messages) == 1:  # the usual
                 self.frames_in += 1
-                then = heard(self._messages.popleft())
-            return then is None and self._line.descriptor is not None
+                then = heard(messages.popleft())
+            elif len(messages) > _CRUMBS or incoming.under_way > BIG_MESSAGE:
+                return False
+            while messages and then is None and switchboard.attends(fd):
+                self.frames_in += 1
+                then = heard(messages.popleft())
+            return then is None and line.descriptor is not None
 
         self._being_read, self._attached = True, fd
         try:
@@ -635,24 +647,13 @@ class Leg:
             self._is_read()
         return then
 
-    def _take(self) -> bool:
-        """Take in what has come; whether it was more than messages."""
-        try:
-            data = self._line.take()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-            self._lose(in_words(broken))
-            return True
-        if data:
-            return self._understand(data)
-        if data is not None:
-            self._lose("end of stream")
-        return data is not None
+    def _understand(self, data: bytes) -> None:
+        if self._incoming.feed(data):
+            self._understood()
 
-    def _understand(self, data: bytes) -> bool:
-        """Whether it was more than messages."""
+    def _understood(self) -> None:
+        """Do what is to be done about what came besides messages."""
         incoming = self._incoming
-        if not incoming.feed(data):
-            return False
         for payload in incoming.pings:
             self._say(websocket.pong(payload, self._key()))
         if self._pinged in incoming.pongs:
@@ -663,7 +664,6 @@ class Leg:
             self._clear = False
             self._say(websocket.close(incoming.end.code, incoming.end.reason, self._key()))
             self._close_sent = True  # behind it comes nothing
-        return True
 
     async def _peer_close(self) -> None:
         """Read on to the peer's close frame. Closing with unread input would reset the connection,
@@ -705,22 +705,40 @@ class Leg:
     async def _write(self) -> None:
         line = self._line
         try:
-            while self._gone is None:
+            while True:
+                look_at = self._look()
+                if self._gone is not None:
+                    break
                 data = self._rest or self._next_bytes()
                 self._rest = b""
                 if data:
                     if rest := line.begin(data):
-                        await line.finish(rest)
+                        await self._finish(rest)
+                    self._sending = math.inf
                 elif self._close_sent:
                     break
                 else:
                     self._sending = math.inf
                     self._clear = line.immediate
-                    await self._work.park()
+                    with trio.move_on_at(look_at):
+                        await self._work.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
             self._lose(in_words(broken))
         self._sending = math.inf
         self._written.set()
+
+    async def _finish(self, rest: bytes) -> None:
+        """Only while the peer is slow does another task look at the clock."""
+        with _ungrouped():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch)
+                await self._line.finish(rest)
+                nursery.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            look_at = self._look()
+            await trio.sleep_until(look_at)
 
     def _next_bytes(self) -> bytes:
         """Control frames first; then what was posted, in order; then the farewell."""
