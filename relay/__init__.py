@@ -19,6 +19,10 @@ Leg
     One WebSocket: the client's, or one of the numbered upstream legs. `relay.wire` carries text
     and bytes over it and knows no message.
 
+Switchboard
+    The one task that reads the sockets of all legs (`relay.switchboard`). Whoever hears a leg is
+    called by it, and woken only by the end.
+
 Bridge
     One connection: a nursery with two pumps that feed a session and perform its actions. Its ears
     and mouth turn the client's audio format into the upstream's and back (`relay.audio`).
