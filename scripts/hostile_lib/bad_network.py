@@ -126,7 +126,8 @@ async def upstream_gone_for_ever(net: Net) -> None:
     peer = await net.comes()
     await answered(peer)
     net.upstream.cut()
-    await trio.sleep(GONE_S)
+    with trio.move_on_after(GONE_S):
+        await peer.answers_pings()
     net.upstream.mend()
     await answered(peer)
     await leaves(peer)
@@ -197,7 +198,9 @@ async def main(arguments: argparse.Namespace) -> int:
             client = Link(relay.port, FINE, seed=2)
             await nursery.start(client.serve)
             net = Net(client, upstream, relay)
+            empty = await relay.state()
             await talks(net)  # the process grows to a size that it keeps
+            await _settled(relay, empty)
             print(f"{'':42} {'s':>6} {'descriptors':>12} {'tasks':>6} {'MiB':>6}")
             for title, row, to_clients, to_upstream in chosen:
                 client.weather, upstream.weather = _copy(to_clients), _copy(to_upstream)

@@ -135,6 +135,16 @@ class Peer:
         await self.send(framed(payload, PING, masked=self._client))
         await self.hears_pong(payload, within_s)
 
+    async def answers_pings(self) -> None:
+        """For as long as it is let; raises Ended."""
+        while True:
+            frame = await self._frame()
+            if frame.opcode is Opcode.PING:
+                payload = bytes(frame.payload)  # type: ignore[arg-type] # it is bytes
+                await self.send(framed(payload, PONG, masked=self._client))
+            elif frame.opcode is Opcode.CLOSE:
+                raise _ended(frame)
+
     async def hears_pong(self, payload: bytes, within_s: float = 1.0) -> None:
         """Read on to this pong; raises Ended."""
         with trio.move_on_after(within_s):
