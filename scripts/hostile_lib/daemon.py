@@ -19,7 +19,7 @@ import trio
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
-START_S = 20.0
+START_S = 60.0
 STOP_S = 15.0
 
 
