@@ -76,7 +76,6 @@ class Fuzzed(Playbook):
                 self._told(message)
             case AudioToClient(audio):
                 self._voiced(audio)
-                self.tail = False  # a held AgentAudioDone may come amid the next response's audio
             case ToUpstream(leg, _):
                 wire = self.sent[leg][-1]
                 self._must(
@@ -114,8 +113,9 @@ class Fuzzed(Playbook):
         self.heard.append(kind)
 
     def _speaks(self) -> bool:
-        """The agent has begun to speak since the user last did."""
-        turns = [k for k in self.heard if k in ("AgentStartedSpeaking", "UserStartedSpeaking")]
+        """The agent has begun to speak since it last ended, and since the user last did."""
+        kinds = ("AgentStartedSpeaking", "AgentAudioDone", "UserStartedSpeaking")
+        turns = [kind for kind in self.heard if kind in kinds]
         return turns[-1:] == ["AgentStartedSpeaking"]
 
     def _voiced(self, audio: bytes) -> None:

@@ -11,10 +11,13 @@ from tests.playbook import Playbook
 from tests.scenes import (
     MODEL,
     assistant,
+    begins,
     committed,
     configuring,
     error,
+    message_added,
     opened,
+    pcm,
     ready,
     reply,
     says,
@@ -23,8 +26,10 @@ from tests.scenes import (
     speech_started,
     speech_stopped,
     transcribed,
+    transcript_done,
     types,
     user,
+    voice,
 )
 
 FORCED = {"provider": {"type": "deepgram", "model": "flux-general-en", "eot_threshold": 1.0}}
@@ -91,6 +96,40 @@ def test_the_assistants_text_waits_for_all_that_the_user_said_before() -> None:
     book.upstream(transcribed("item_u2", "Two.")).to_client(user("Two."))
     book.upstream(transcribed("item_u1", "One."))
     book.to_client(user("One."), assistant("Hello."), "AgentAudioDone", "LatencyReport")
+
+
+@pytest.mark.conformance("C-136", "C-138")
+def test_the_end_of_what_the_agent_said_is_told_before_it_begins_to_speak_again() -> None:
+    """Though the text before it is held; what is said now waits for the user's text still."""
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream(*reply())
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(1)
+    book.client(types("And?")).to_client(user("And?")).to_upstream("conversation.item.create")
+    book.acks().to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
+    book.upstream(*message_added("resp_2", "item_a2"), transcript_done("resp_2", "item_a2", "Yes."))
+    book.nothing().upstream(voice("resp_2", "item_a2", pcm(100)))
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport", "AgentStartedSpeaking")
+    book.audio_to_client().passes(0.4).nothing().upstream(transcribed("item_u1", "Hi."))
+    book.to_client(user("Hi."), assistant("Yes."))
+
+
+@pytest.mark.conformance("C-136", "C-139")
+def test_nothing_is_held_for_the_time_that_was_left_when_the_agent_spoke_again() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream(*reply())
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(1.4)
+    book.client(says("Wait.", "queue")).to_upstream("response.create").nothing()
+    book.begins("resp_2").upstream(voice("resp_2", "item_a2", pcm(100)))
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport", "AgentStartedSpeaking")
+    book.audio_to_client().passes(1.4).nothing().passes(0.2).to_client(assistant("Wait."))
+
+
+@pytest.mark.conformance("C-138")
+def test_a_text_that_is_complete_before_its_voice_begins_is_held_all_the_same() -> None:
+    book = ready().upstream(*speech(), *begins()).to_client("UserStartedSpeaking", "AgentThinking")
+    book.upstream(
+        transcript_done("resp_1", "item_a1", "Hello."), voice("resp_1", "item_a1", pcm(100))
+    )
+    book.to_client("AgentStartedSpeaking").audio_to_client().passes(1).nothing()
+    book.upstream(transcribed("item_u1", "Hi.")).to_client(user("Hi."), assistant("Hello."))
 
 
 @pytest.mark.conformance("C-105", "C-177")

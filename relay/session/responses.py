@@ -542,6 +542,7 @@ def _began(s: State, response: Response) -> None:
 
 def _starts_speaking(s: State, response: Response, item_id: str) -> None:
     """The first audio of a response is about to be posted (C-128, C-129)."""
+    text.overtaken(s)  # C-136
     if response.want is not None and response.verbatim:
         history.answered(s, item_id, response.want.text)
         text.assistant_said(s, response.want.text)  # C-103, L-38

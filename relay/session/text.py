@@ -11,6 +11,8 @@ from relay.session import history, limits
 from relay.session.actions import word
 from relay.session.state import State, Timer, TurnPhase, UserItem
 
+ENDS = (voice_agent.AgentDone, voice_agent.AgentAudioDone, voice_agent.LatencyReport)
+"""What is said of a response at its end."""
 USER_ITEMS = 64
 """How many spoken user items are remembered; a transcription comes within a few turns."""
 
@@ -61,6 +63,18 @@ def release(s: State) -> None:
     lane, s.lane = s.lane, []
     for message in lane:
         s.tell(message)
+
+
+def overtaken(s: State) -> None:
+    """The agent begins to speak again: the end of what it said before is not held any longer, or
+    it would seem to be the end of this."""
+    ends = [n for n, message in enumerate(s.lane) if isinstance(message, ENDS)]
+    if ends:
+        before, s.lane = s.lane[: ends[-1] + 1], s.lane[ends[-1] + 1 :]
+        for message in before:
+            s.tell(message)
+        if not s.lane:
+            s.disarm(Timer.USER_TEXT)
 
 
 def user_item(s: State, item: str) -> UserItem:
