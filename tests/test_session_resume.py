@@ -76,6 +76,39 @@ def test_an_upstream_that_is_being_prepared_for_other_settings_is_hung_up() -> N
     assert list(pair.upstreams) == [3]
 
 
+@pytest.mark.conformance("C-249", "C-254")
+def test_settings_behind_other_messages_are_the_first_where_none_were_applied() -> None:
+    """And nothing is asked of the client again once they are."""
+    pair = Returning().client(SETTINGS).passes(0.05).lost().away(1).back(KEEP_ALIVE).passes(0.05)
+    kind = SETTINGS["agent"]["think"] | {"prompt": "Be kind."}
+    pair.client(SETTINGS | {"agent": {"think": kind, "greeting": "Hello."}})
+    pair.client(says("what time is it")).until("SettingsApplied", "FunctionCallRequest").passes(1)
+    assert pair.connections[1][:2] == ["Welcome", "SettingsApplied"]
+    assert ("assistant", "Hello.") in pair.said()
+    assert pair.sent("session.update")[-1]["session"]["instructions"] == "Be kind."
+    pair.loses_upstream().passes(5)
+    assert len(pair.of("FunctionCallRequest")) == 1
+    pair.client(SETTINGS)
+    assert [e["code"] for e in pair.of("Error")] == ["SETTINGS_ALREADY_APPLIED"]
+
+
+@pytest.mark.conformance("C-249")
+def test_a_client_that_brings_none_is_told_once_of_those_from_before() -> None:
+    pair = Returning().client(SETTINGS).passes(0.05).lost().away(1).back(KEEP_ALIVE)
+    pair.client(says("what time is it")).until("SettingsApplied", "FunctionCallRequest").passes(1)
+    pair.loses_upstream().passes(5)
+    assert len(pair.of("FunctionCallRequest")) == 1
+    assert pair.types().count("SettingsApplied") == 1
+
+
+@pytest.mark.conformance("C-254")
+@pytest.mark.parametrize("bad", [False, True])
+def test_they_may_be_refused_there_too(bad: bool) -> None:
+    pair = Returning().client(SETTINGS).lost().away(1).back(KEEP_ALIVE)
+    pair.client(BAD if bad else SETTINGS).passes(5)
+    assert bool(pair.of("Error")) == bad
+
+
 @pytest.mark.conformance("C-254", "C-244")
 def test_a_context_replaces_the_history_but_for_the_calls_that_are_open() -> None:
     """The one that is answered and waits for the other goes with its result."""

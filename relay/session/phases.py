@@ -183,7 +183,7 @@ def configured(s: State, leg: Leg) -> None:
         s.place(ours)  # C-037
         history.wrote(s, ours)
     s.tell(voice_agent.SettingsApplied())
-    s.settings_applied = True
+    s.settings_applied, s.returned = True, False
     s.revision += 1
     warnings, s.warnings = [*s.applied.warnings, *s.warnings], []
     for warning in warnings:

@@ -35,6 +35,7 @@ def back(
     new = None if repeated else message
     s.settings_pending = s.settings_applied and message is not None
     if not s.settings_applied:
+        s.returned = message is None
         if new is None or phases.agreed(s, new):
             phases.connect(s)
         return
@@ -53,14 +54,19 @@ def takes_settings(s: State) -> bool:
 
 def settings_came(s: State, message: voice_agent.Settings) -> None:
     """Settings behind other messages, while the upstream is being rebuilt."""
-    s.settings_pending = True
-    if not _applied_on_top(s, message):
-        return
     if s.next is not None:
         s.act(Hangup(s.next.number))
+        s.next = None
     phases.start_over(s)
-    phases.set_formats(s)
-    rollover.redial(s)
+    if not s.settings_applied:
+        s.returned = False
+        if phases.agreed(s, message):
+            phases.connect(s)
+        return
+    s.settings_pending = True
+    if _applied_on_top(s, message):
+        phases.set_formats(s)
+        rollover.redial(s)
 
 
 def _take_leave(s: State) -> None:
