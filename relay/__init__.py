@@ -38,6 +38,10 @@ Worker
     One of several processes that serve the same sockets (`relay.worker`); their parent
     (`relay.workers`) looks after them and keeps the books that they share (`relay.hub`).
 
+Observer
+    Is told by a bridge of each step of a conversation and makes figures of it (`relay.observer`,
+    `relay.metrics`), which `relay.admin` shows to whoever runs the relay.
+
 Simulator
     An upstream of our own (`relay.simulator`), for trying and for tests.
 
