@@ -792,6 +792,8 @@ def read_text(file: Path, key: str) -> str:
 def _read_toml(file: Path, option: str) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(file, option), parse_float=_float)
+    except RecursionError:
+        raise ConfigError(f"{file}: too deep") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
 

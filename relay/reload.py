@@ -107,7 +107,7 @@ class Reloader:
         self._seen = seen
 
     async def reload(self) -> None:
-        """Once. Raises nothing that is not a mistake of ours."""
+        """Once. Raises nothing: also a mistake of ours must not end the conversations."""
         systemd.reloading(self._environment)
         old, stamps = self._serving.served, self._sources.stamps
         fixed: list[str] = []
@@ -125,6 +125,10 @@ class Reloader:
             reloads.refused += 1
             reloads.fault = str(error)
             log.error("reload refused, what was served before stays", reason=reloads.fault)
+        except Exception:
+            reloads.refused += 1
+            reloads.fault = "the relay failed, see the log"
+            log.exception("reload failed, what was served before stays")
         else:
             reloads.done += 1
             reloads.fault = None

@@ -61,11 +61,10 @@ async def secure_upstream(
                     await sink.send_all(data)
             scope.cancel()
 
-        listeners = await trio.open_ssl_over_tcp_listeners(
-            0, context, host="127.0.0.1", https_compatible=True
-        )
-        await nursery.start(trio.serve_listeners, splice, listeners)
-        yield listeners[0].transport_listener.socket.getsockname()[1]
+        (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listener = trio.SSLListener(tcp, context, https_compatible=True)
+        await nursery.start(trio.serve_listeners, splice, [listener])
+        yield tcp.socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
 

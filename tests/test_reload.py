@@ -22,7 +22,7 @@ import trustme
 from relay import config, server, wire
 from relay.config import Config, Listen, Log, Store
 from relay.reload import Reloader, changed, keep_fixed
-from relay.served import Sources
+from relay.served import Served, Sources
 from relay.server import Relay
 from relay.voice_agent import ConversationText, Error, Welcome
 from tests.test_cli import ANY_PORT, RELAY, message, process, settings_applied
@@ -134,6 +134,7 @@ async def test_a_key_that_was_added_counts_and_one_that_was_removed_does_not(
     [
         ("not toml", "relay.toml: Expected '='"),
         ("[listen]\nprot = 1", "listen.prot: unknown key"),
+        (f"x = {'[' * 100_000}", "relay.toml: too deep"),
         ('[auth]\nmode = "keys"\nkeys_file = "/nonexistent"', "auth.keys_file: cannot read"),
         ('[auth]\nmode = "keys"\n', "auth.keys_file: needed"),
         ('[upstream]\nurl = "simulator"', "upstream.url: to serve the simulator, restart"),
@@ -164,6 +165,21 @@ async def test_a_broken_configuration_is_refused_whole_and_the_old_one_stays(
         assert await installed.reload() is None
     assert (installed.relay.reloads.done, installed.relay.reloads.refused) == (1, 1)
     assert installed.relay.reloads.wall == 1e9
+
+
+async def test_also_a_mistake_of_ours_leaves_the_old_one_in_place(tmp_path: Path) -> None:
+    async with serving(tmp_path) as installed:
+        before = installed.relay.served
+
+        async def fail(new: Served) -> None:
+            raise RuntimeError("planted")
+
+        installed.relay._prepare = fail
+        with structlog.testing.capture_logs() as lines:
+            assert await installed.reload() == "the relay failed, see the log"
+        assert [line["event"] for line in lines] == ["reload failed, what was served before stays"]
+        assert installed.relay.served is before
+        assert await admitted(installed.address, "k-alice")
 
 
 async def test_a_key_never_gets_into_the_report_of_a_broken_file(tmp_path: Path) -> None:
