@@ -37,7 +37,7 @@ def head(data: bytes) -> None:
         listen = Listen(deepgram_paths=("/a",), component_paths=("/b",))
         outcome = admission.admit(whole, listen, auth, KEYS)
         if isinstance(outcome, admission.Admitted):
-            admission.claim(whole, outcome.key_name)
+            admission.claim(whole, outcome)
             refusal = wire._upgrade_fault(whole)
             assert refusal is None or refusal.status in (400, 405, 426)
             if refusal is None:
