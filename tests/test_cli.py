@@ -328,12 +328,22 @@ async def test_a_signal_in_the_middle_of_a_session_lets_it_go_on_and_then_says_g
         assert await relay.ended() == 0
 
 
-async def test_a_second_signal_ends_it_at_once_and_is_no_success() -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT),
+        (signal.SIGINT, signal.SIGINT),
+    ],
+)
+async def test_a_second_signal_ends_it_at_once_and_is_no_success(
+    first: signal.Signals, second: signal.Signals
+) -> None:
     async with process(*ANY_PORT) as relay, wire.dial(relay.url + AGENT) as leg:
         await settings_applied(leg)
-        relay.signal(signal.SIGTERM)
+        relay.signal(first)
         await relay.until("draining")
-        relay.signal(signal.SIGTERM)
+        relay.signal(second)
         assert await close_code(leg) == 1001
         assert await relay.ended() == 1
         assert relay.lines[-1]["event"] == "stopped"
