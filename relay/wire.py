@@ -334,6 +334,18 @@ class Leg:
     swallows what is posted; `receive` is where one learns of it.
     """
 
+    # A dictionary of so many would take six times the memory, for each of two legs of a session.
+    # fmt: off
+    __slots__ = (
+        "_attached", "_awaited", "_being_read", "_big", "_caught_up", "_clear", "_client",
+        "_close_sent", "_control", "_control_bytes", "_ended", "_farewell", "_gone", "_incoming",
+        "_last_word", "_limits", "_line", "_messages", "_outbox", "_ping_at", "_pinged",
+        "_pong_due", "_rest", "_room", "_scope", "_sending", "_switchboard", "_turn",
+        "_unsent_bytes", "_waits", "_work", "_written", "behind", "frames_in", "frames_out",
+        "shed_audio_ms", "subprotocol", "unsent_audio_ms",
+    )
+    # fmt: on
+
     def __init__(
         self,
         line: Line,
@@ -352,7 +364,7 @@ class Leg:
         self._messages = self._incoming.messages
         self._clear = False  # nothing waits to be sent: what is posted may be sent at once
         self._rest = b""  # what the line has not taken of what was begun
-        self._control: deque[bytes] = deque()
+        self._control: list[bytes] = []
         self._control_bytes = 0
         self._outbox: deque[_Entry] = deque()
         self._unsent_bytes = 0
