@@ -266,6 +266,15 @@ def test_an_update_that_was_acknowledged_is_in_force_after_a_crash() -> None:
 
 
 @pytest.mark.conformance("C-260")
+def test_how_much_was_heard_is_known_after_a_crash() -> None:
+    pair = ready(STORY).client(says("A story, please")).until("LatencyReport").passes(0.5)
+    before = pair.session.revision
+    pair.speaks(SPEECH[:24000], frame_ms=100)
+    assert "UserStartedSpeaking" in pair.types()
+    assert pair.session.revision > before
+
+
+@pytest.mark.conformance("C-260")
 def test_a_call_that_was_announced_is_open_after_a_crash() -> None:
     pair = ready().client(says("what time is it")).until("FunctionCallRequest")
     pair.killed().away(1).back(KEEP_ALIVE).passes(2)

@@ -1,6 +1,7 @@
 """Upstreams that come and go in the middle of something, one event at a time (the rest is in
 test_rollover)."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -273,6 +274,37 @@ def test_what_nobody_wants_any_more_is_not_asked_for_on_the_next_upstream() -> N
     rebuilt(book).passes(5).nothing()
 
 
+# What the user has said, in no words yet.
+
+
+def unwritten(book: Playbook) -> Playbook:
+    """The user has said something that is not transcribed yet."""
+    book.upstream(speech_started("item_u9")).to_client("UserStartedSpeaking")
+    book.client_audio(pcm(600, 7), pcm(600, 8)).audio_to_upstream()
+    return book.upstream(*speech("item_u9")[1:]).nothing()
+
+
+def as_heard(book: Playbook, leg: int) -> list[bytes]:
+    items = (e["item"] for e in book.sent[leg] if e["type"] == "conversation.item.create")
+    parts = [part for item in items for part in item.get("content", [])]
+    return [base64.b64decode(part["audio"]) for part in parts if part["type"] == "input_audio"]
+
+
+@pytest.mark.conformance("C-187", "C-245")
+def test_a_turn_that_is_not_written_down_is_told_as_it_was_heard() -> None:
+    book = rebuilt(unwritten(answered(ready()))).to_upstream(*["conversation.item.create"] * 3)
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "turn"}}))
+    assert as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)]
+    assert told(book, 2)[:2] == ["Hi.", "Hello."]
+
+
+@pytest.mark.conformance("C-187", "C-186")
+def test_a_turn_that_was_written_down_is_told_in_words() -> None:
+    book = unwritten(ready()).upstream(transcribed("item_u9", "Well.")).to_client(user("Well."))
+    rebuilt(book).to_upstream("conversation.item.create", "response.create")
+    assert (told(book, 2), as_heard(book, 2)) == (["Well."], [])
+
+
 # Ids that an upstream chose, and the next one chooses again.
 
 
@@ -288,7 +320,7 @@ def answered(book: Playbook, question: str = "Hi.", reply_text: str = "Hello.") 
 def told(book: Playbook, leg: int) -> list[str]:
     """What an upstream was told of the conversation before it."""
     items = (e["item"] for e in book.sent[leg] if e["type"] == "conversation.item.create")
-    return ["".join(part["text"] for part in item.get("content", [])) for item in items]
+    return ["".join(part.get("text", "") for part in item.get("content", [])) for item in items]
 
 
 @pytest.mark.conformance("C-242", "C-224")
