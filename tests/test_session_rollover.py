@@ -30,6 +30,7 @@ from tests.scenes import (
     settings,
     speech,
     speech_started,
+    speech_stopped,
     transcribed,
     types,
     user,
@@ -296,6 +297,23 @@ def test_a_turn_that_is_not_written_down_is_told_as_it_was_heard() -> None:
     book.to_upstream(like("response.create", response={"metadata": {"relay": "turn"}}))
     assert as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)]
     assert told(book, 2)[:2] == ["Hi.", "Hello."]
+
+
+@pytest.mark.conformance("C-187", "C-245")
+def test_so_it_is_told_to_the_upstream_after_the_next() -> None:
+    book = rebuilt(unwritten(ready())).to_upstream("conversation.item.create", "response.create")
+    book.upstream_gone().to_client(LOST).passes(1).dials().upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated()
+    book.to_upstream("conversation.item.create", "response.create")
+    assert as_heard(book, 3) == as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)]
+
+
+@pytest.mark.conformance("C-187", "C-245")
+def test_a_turn_whose_commit_was_on_the_way_is_told_too() -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.client_audio(pcm(600, 7)).audio_to_upstream().upstream(speech_stopped())
+    rebuilt(book).to_upstream("conversation.item.create", "response.create")
+    assert as_heard(book, 2) == [pcm(600, 7)]
 
 
 @pytest.mark.conformance("C-187", "C-186")
