@@ -28,11 +28,11 @@ def listener() -> Iterator[socket.socket]:
         yield held
 
 
-def activated(listener: socket.socket) -> AbstractAsyncContextManager[Running]:
+def activated(listener: socket.socket, *arguments: str) -> AbstractAsyncContextManager[Running]:
     """A relay as systemd would start it; systemd passes the socket as descriptor 3."""
     passed = listener.fileno()
     prefix = f"exec 3<&{passed}; export LISTEN_PID=$$ LISTEN_FDS=1"
-    return process("--upstream", "simulator", prefix=prefix, pass_fds=(passed,))
+    return process("--upstream", "simulator", *arguments, prefix=prefix, pass_fds=(passed,))
 
 
 def connected(listener: socket.socket) -> AbstractAsyncContextManager[wire.Leg]:

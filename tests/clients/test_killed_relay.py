@@ -1,10 +1,13 @@
 """The relay is killed in the middle of conversations with the official JavaScript client, which
-reconnects by itself and never repeats its Settings. The applications do nothing about it."""
+reconnects by itself and never repeats its Settings. The applications do nothing about it.
+
+The listening socket stays, as systemd keeps it: this client gives up when an attempt is refused."""
 
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,10 @@ import pytest
 import trio
 
 from tests.clients.talkers import JS
-from tests.test_cli import Running, process
+from tests.test_cli import Running
+from tests.test_restart import activated, listener
+
+__all__ = ["listener"]
 
 SETTINGS: dict[str, Any] = {
     "type": "Settings",
@@ -88,15 +94,17 @@ async def crowd(relay: Running, objects: int, each: int) -> AsyncIterator[Crowd]
         await node.stdin.aclose()
 
 
-def relay(path: Path, listen: str = "127.0.0.1:0") -> Any:
+def relay(path: Path, listener: socket.socket) -> AbstractAsyncContextManager[Running]:
     settings = [f"store.url=sqlite:///{path}/store", "simulator.knobs.pace=0"]
-    return process(*(f"--set={each}" for each in settings), "--listen", listen)
+    return activated(listener, *(f"--set={each}" for each in settings))
 
 
 @pytest.mark.conformance("C-251", "C-257", "C-260")
-async def test_five_conversations_go_on_after_the_relay_was_killed(tmp_path: Path) -> None:
+async def test_five_conversations_go_on_after_the_relay_was_killed(
+    tmp_path: Path, listener: socket.socket
+) -> None:
     with trio.fail_after(TIMEOUT_S):
-        async with relay(tmp_path) as first, crowd(first, objects=5, each=1) as people:
+        async with relay(tmp_path, listener) as first, crowd(first, objects=5, each=1) as people:
             for who in range(5):
                 await people.says(who, f"I am number {who}")
             await people.all(lambda who: people.heard(who, "LatencyReport") == 1)
@@ -105,7 +113,7 @@ async def test_five_conversations_go_on_after_the_relay_was_killed(tmp_path: Pat
             await people.all(lambda who: people.heard(who, "AgentThinking") == 2)
             first.signal(signal.SIGKILL)
             await first.ended()
-            async with relay(tmp_path, first.address) as second:
+            async with relay(tmp_path, listener) as second:
                 told = [(await second.until("upstream_switched"))["items"] for _ in range(5)]
                 assert all(items >= 2 for items in told)
                 for who in range(5):
@@ -127,10 +135,12 @@ async def test_five_conversations_go_on_after_the_relay_was_killed(tmp_path: Pat
 
 
 @pytest.mark.conformance("C-252")
-async def test_two_people_of_one_client_object_are_never_mixed(tmp_path: Path) -> None:
+async def test_two_people_of_one_client_object_are_never_mixed(
+    tmp_path: Path, listener: socket.socket
+) -> None:
     """Better nothing than another's: neither conversation is resumed."""
     with trio.fail_after(TIMEOUT_S):
-        async with relay(tmp_path) as first, crowd(first, objects=1, each=2) as people:
+        async with relay(tmp_path, listener) as first, crowd(first, objects=1, each=2) as people:
             for turn in range(2):
                 for who, name in enumerate(("Anna", "Bert")):
                     await people.says(who, f"{name} {turn}")
@@ -141,7 +151,7 @@ async def test_two_people_of_one_client_object_are_never_mixed(tmp_path: Path) -
                     )
             first.signal(signal.SIGKILL)
             await first.ended()
-            async with relay(tmp_path, first.address):
+            async with relay(tmp_path, listener):
                 await people.all(lambda who: people.heard(who, "Welcome") >= 2)
                 for who in range(2):
                     await people.says(who, "Who am I?")
