@@ -192,6 +192,21 @@ async def test_what_is_not_listed_is_not_called() -> None:
         assert (await call(asking(server.url + "/a/b"))).ok
 
 
+@conformance("C-172")
+async def test_what_is_no_longer_listed_is_not_called_in_conversations_that_go_on_either() -> None:
+    async with (
+        serving(echo) as server,
+        functions.opened(Options(endpoints=(server.url,)), KIB) as shared,
+    ):
+        call = shared.for_session()
+        assert (await call(asking(server.url))).ok
+        shared.change(Options(endpoints=(server.url + "/a",), max_calls=1), KIB)
+        told = failure(await call(asking(server.url)))
+        assert told == {"error": "not on the list of endpoints"}
+        assert (await call(asking(server.url + "/a"))).ok
+    assert len(server.seen) == 2
+
+
 # The answer.
 
 

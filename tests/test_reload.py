@@ -244,6 +244,41 @@ async def test_a_file_that_is_replaced_or_taken_away_has_changed(tmp_path: Path)
         assert (reloads.done, reloads.refused) == (1, 1)
 
 
+async def test_a_conversation_that_goes_on_dials_with_the_present_key(tmp_path: Path) -> None:
+    key = tmp_path / "upstream-key"
+    key.write_text("k-old")
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/v1/realtime"
+    upstream = f'api_key_file = "{key}"\n'
+
+    async def dialled() -> tuple[trio.SocketStream, bytes]:
+        """The relay's next dial, and the head of its request."""
+        stream = await listener.accept()
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        return stream, head
+
+    async with (
+        listener,
+        serving(tmp_path, upstream=upstream, session="redial_backoff_s = [0.01]") as installed,
+    ):
+        text = installed.file.read_text()
+        installed.file.write_text(text.replace("ws://127.0.0.1:9/v1/realtime", url))
+        assert await installed.reload() is None
+        agent = f"ws://{installed.address}{AGENT}"
+        async with wire.dial(agent, headers=token("k-alice")) as leg:
+            leg.post('{"type":"Settings","audio":{},"agent":{}}')
+            first, head = await dialled()
+            assert b"Authorization: Bearer k-old\r\n" in head
+            key.write_text("k-new")
+            assert await installed.reload() is None
+            await first.aclose()
+            second, head = await dialled()
+            assert b"Authorization: Bearer k-new\r\n" in head
+            await second.aclose()
+
+
 async def test_what_needs_a_restart_is_said_in_one_line_and_the_rest_counts(
     tmp_path: Path,
 ) -> None:
