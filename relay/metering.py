@@ -2,13 +2,14 @@
 
 It stands between the counts (`relay.limits`, which decide) and the connections (`relay.bridge`): a
 `Seat` is one admitted connection's place, from before its upgrade to its end. It has a clock,
-writes the line of each session's usage and has the store keep the counts; sockets and messages it
+sums up each session's usage at its end and has the store keep the counts; sockets and messages it
 does not know.
 """
 
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import msgspec
 import structlog
@@ -75,18 +76,18 @@ class Metering:
         log.info("limit reached", client=seat.client, limit=reached.key)
         self.ledger.stopped(reached)
 
-    def record(self, bill: Bill, *, ended: bool) -> None:
+    def usage(self, bill: Bill, *, ended: bool) -> dict[str, Any]:
+        """What a conversation has used, for the log."""
         sums, unpriced = cost(bill.used, self.prices)
         rounded = {currency: round(amount, 6) for currency, amount in sums.items()}
-        log.info(
-            "usage",
-            conversation=logs.name_of(bill.session),
-            client=bill.client,
+        return {
+            "conversation": logs.name_of(bill.session),
+            "client": bill.client,
             **bill.fields(),
-            cost=rounded,
-            unpriced=unpriced,
-            ended=ended,
-        )
+            "cost": rounded,
+            "unpriced": unpriced,
+            "ended": ended,
+        }
 
     @contextlib.asynccontextmanager
     async def kept_in(self, store: Store) -> AsyncIterator[None]:
@@ -125,6 +126,8 @@ class Seat:
     def __init__(self, metering: Metering, client: str) -> None:
         self._metering = metering
         self.client = client
+        self.usage: dict[str, Any] | None = None
+        """What the session has used, once that is known."""
         self._frames = 0
         self._bytes = 0
         self._left = False
@@ -150,7 +153,7 @@ class Seat:
     def record(self, bill: Bill, *, ended: bool) -> None:
         """Write down what the session has used from its beginning. Not `ended`: it may go on, on
         another connection."""
-        self._metering.record(bill, ended=ended)
+        self.usage = self._metering.usage(bill, ended=ended)
 
     def leave(self) -> None:
         """It is free for another. Harmless to repeat."""

@@ -432,7 +432,7 @@ class Relay:
                 self.live.value -= 1
                 now = trio.current_time()
                 observer.over(now)
-                log.info("disconnected", **observer.life(now))
+                log.info("disconnected", **observer.life(now), usage=seat.usage)
 
     @property
     def shown(self) -> admin.Sources:

@@ -19,6 +19,7 @@ from relay import bridge, realtime, voice_agent, wire
 from relay.audio.formats import PCM24K, Encoding, Format
 from relay.audio.wav import streaming_header
 from relay.frames import Unknown, Unparsable
+from relay.metering import Seat
 from relay.session import Admission, ClientGone, Loss, Session, SessionOptions, UpstreamGone
 from relay.session.actions import (
     AudioDropped,
@@ -90,6 +91,7 @@ class Bridged:
         self.going_away = trio.Event()
         self.ended_at: float | None = None
         self.scope = trio.CancelScope()
+        self.seat: Seat | None = None
         self.began = trio.current_time()
 
     @property

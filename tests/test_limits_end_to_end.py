@@ -35,7 +35,7 @@ async def test_a_used_up_budget_ends_sessions_keeps_out_and_outlives_a_restart(
                 "FAILED_TO_THINK", "Too many tokens within a day."
             )  # fmt: skip
             assert await close_code(leg) == 1013
-        usage = await relay.until("usage")
+        usage = (await relay.until("disconnected"))["usage"]
         (tokens,) = usage["tokens"].values()
         assert usage["cost"] == {"USD": tokens["output_text"]}
         assert (usage["client"], usage["ended"], usage["user_chars"]) == ("alice", True, 7)

@@ -55,7 +55,8 @@ async def ready(meters: Metering, **options: Any) -> AsyncIterator[Bridged]:
     at_work = Bridged(cast(Any, session), FakeLeg(), FakeUpstreams())
     with trio.fail_after(10_000):
         async with nothing_left(), trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: at_work.run(seat=seated(meters), **options))
+            at_work.seat = seated(meters)
+            nursery.start_soon(lambda: at_work.run(seat=at_work.seat, **options))
             at_work.client.says(msgspec.json.encode(SETTINGS).decode())
             await settle()
             at_work.upstream.says(CREATED)
@@ -87,8 +88,11 @@ def responds(at_work: Bridged, name: str, tokens: int) -> None:
     )
 
 
-def usage_lines(lines: Any) -> list[dict[str, Any]]:
-    return [line for line in lines if line["event"] == "usage"]
+def usage(at_work: Bridged) -> dict[str, Any]:
+    """What is written down of the session at its end."""
+    assert at_work.seat is not None
+    assert at_work.seat.usage is not None
+    return at_work.seat.usage
 
 
 # Limits that bite.
@@ -114,7 +118,7 @@ async def test_tokens_end_the_conversation_within_a_second(autojump_clock: MockC
     assert [(line["client"], line["limit"]) for line in reached] == [
         ("laptop", "limits.key.tokens_per_day")
     ]
-    (line,) = usage_lines(lines)
+    line = usage(at_work)
     assert line["tokens"] == {MODEL: {"input_text": 98, "output_text": 2}}
 
 
@@ -207,14 +211,13 @@ async def test_a_cancelled_conversation_leaves_its_seat_and_its_line(
     autojump_clock: MockClock,
 ) -> None:
     meters = metering()
-    with structlog.testing.capture_logs() as lines:
-        async with ready(meters) as at_work:
-            responds(at_work, "r1", 5)
-            await settle(0.1)
-            at_work.scope.cancel()
-            await settle(10)
-            assert meters.ledger.total.sessions == 0
-    (line,) = usage_lines(lines)
+    async with ready(meters) as at_work:
+        responds(at_work, "r1", 5)
+        await settle(0.1)
+        at_work.scope.cancel()
+        await settle(10)
+        assert meters.ledger.total.sessions == 0
+    line = usage(at_work)
     assert line["tokens"] == {MODEL: {"input_text": 4, "output_text": 1}}
 
 
@@ -317,18 +320,15 @@ async def test_a_session_is_one_line_with_its_cost_and_nothing_that_was_said(
 ) -> None:
     prices = {MODEL: Price(input_text=4_000, output_text=16_000, currency="EUR")}
     meters = metering(prices=prices)
-    with structlog.testing.capture_logs() as lines:
-        async with ready(meters) as at_work:
-            at_work.client.says('{"type":"InjectUserMessage","content":"planted"}')
-            at_work.client.says(bytes(PCM24K.nbytes(500)))
-            await settle()
-            responds(at_work, "r1", 1000)
-            await settle(5)
-    (line,) = usage_lines(lines)
+    async with ready(meters) as at_work:
+        at_work.client.says('{"type":"InjectUserMessage","content":"planted"}')
+        at_work.client.says(bytes(PCM24K.nbytes(500)))
+        await settle()
+        responds(at_work, "r1", 1000)
+        await settle(5)
+    line = usage(at_work)
     line.pop("lasted_s")
     assert line == {
-        "event": "usage",
-        "log_level": "info",
         "conversation": logs.name_of("request-1"),
         "client": "laptop",
         "connections": 1,
@@ -353,13 +353,12 @@ async def test_what_may_go_on_elsewhere_has_not_ended(
     code: int | None, ended: bool, autojump_clock: MockClock
 ) -> None:
     visit = FakeVisit()
-    with structlog.testing.capture_logs() as lines:
-        async with ready(metering(), visit=visiting(visit)) as at_work:
-            responds(at_work, "r1", 5)
-            await settle(0.2)
-            at_work.client.leaves(code)
-            await settle(5)
-    assert [line["ended"] for line in usage_lines(lines)] == [ended]
+    async with ready(metering(), visit=visiting(visit)) as at_work:
+        responds(at_work, "r1", 5)
+        await settle(0.2)
+        at_work.client.leaves(code)
+        await settle(5)
+    assert usage(at_work)["ended"] is ended
     assert [how for _, how, _ in visit.ends] == [End.CLOSED if ended else End.LOST]
     if not ended:
         left = visit.ends[0][2]
