@@ -616,13 +616,13 @@ async def _(target: Target) -> None:
 
 
 OVERLOADED = "connections: to a relay whose loop is late"
-MAX_LAG_MS = 10.0
+MAX_LAG_MS = 25.0
 
 
 @case(OVERLOADED)
 async def _(target: Target) -> None:
-    readyz = b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n"
     asked = upgrade(AGENT, AUTHORIZATION)
+    await _until_ready(target, 200)  # the machine may be busy without us
     talker = await target.applied()
     flood = framed(b"", BINARY) * 20_000
     async with trio.open_nursery() as nursery:
@@ -631,13 +631,9 @@ async def _(target: Target) -> None:
             while True:
                 await peer.send(flood)
 
-        for peer in [await target.client() for _ in range(30)]:
+        for peer in [await target.client() for _ in range(60)]:
             nursery.start_soon(load, peer)
-        with trio.move_on_after(20) as patience:
-            while await status_of(target, readyz) != 503:  # noqa: ASYNC110 - another process
-                await trio.sleep(0.2)
-        if patience.cancelled_caught:
-            raise Breach("ready under any load")
+        await _until_ready(target, 503)
         peer = await target.peer()
         await peer.send(asked)
         status, head = await peer.head()
@@ -646,11 +642,17 @@ async def _(target: Target) -> None:
         await talker.answered(within_s=PAGE_S)  # who is in stays in
         nursery.cancel_scope.cancel()
     target.leave()
-    with trio.move_on_after(20) as patience:
-        while await status_of(target, readyz) != 200:  # noqa: ASYNC110 - another process
+    await _until_ready(target, 200)
+
+
+async def _until_ready(target: Target, status: int) -> None:
+    """Until /readyz answers this."""
+    request = b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n"
+    with trio.move_on_after(30) as patience:
+        while await status_of(target, request) != status:  # noqa: ASYNC110 - another process
             await trio.sleep(0.2)
     if patience.cancelled_caught:
-        raise Breach("not ready again when the load is gone")
+        raise Breach(f"/readyz does not come to {status}")
 
 
 @case("connections: a client that answers no ping", slow=True)
