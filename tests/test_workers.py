@@ -137,18 +137,6 @@ async def test_a_killed_worker_is_replaced_and_its_clients_go_on(tmp_path: Path)
             await settings_applied(newcomer.leg)
 
 
-async def test_without_a_store_the_conversations_of_a_killed_worker_end() -> None:
-    async with process(*TWO) as relay:
-        async with connected_to(relay, 1) as hurt:
-            await settings_applied(hurt.leg)
-            os.kill(pids(relay)[1], signal.SIGKILL)
-            assert await close_code(hurt.leg) is None
-        await relay.until("worker died")
-        async with connected(relay, f"?resume={hurt.id}") as back:
-            await settings_applied(back.leg)
-        assert "resumed" not in [line["event"] for line in relay.lines]
-
-
 async def test_a_client_finds_its_conversation_at_another_worker() -> None:
     async with process(*TWO) as relay:
         async with connected_to(relay, 1) as lost:
@@ -190,6 +178,7 @@ async def test_limits_and_figures_are_those_of_all_workers() -> None:
     options = ("--set", "limits.key.sessions=2", "--set", f"admin.port={admin.partition(':')[2]}")
     async with process(*TWO, *options) as relay:
         async with connected_to(relay, 1) as one, connected_to(relay, 2):
+            await settings_applied(one.leg)
             assert await refusal(relay.address) == 429
             assert await figures(admin, "relay_processes", "relay_sessions") == [2, 2]
             shown = msgspec.json.decode((await fetch(admin, "/sessions"))[2])
@@ -197,13 +186,16 @@ async def test_limits_and_figures_are_those_of_all_workers() -> None:
             os.kill(pids(relay)[1], signal.SIGKILL)
             assert await close_code(one.leg) is None
             await relay.until("worker died")
-            async with connected(relay):  # the dead one's place is free
+            # Its place is free; without a store its conversation has ended.
+            async with connected(relay, f"?resume={one.id}") as back:
+                await settings_applied(back.leg)
                 assert await refusal(relay.address) == 429
         refused = 'relay_limit_refusals_total{limit="limits.key.sessions"}'
         while len(serves(relay)) < 3:
             await relay.until("worker serves")
         assert await figures(admin, "relay_processes", refused) == [2, 2]
         assert (await fetch(admin, "/readyz"))[0] == 200
+    assert "resumed" not in [line["event"] for line in relay.lines]
 
 
 async def figures(admin: str, *names: str) -> list[float]:
