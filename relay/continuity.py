@@ -261,14 +261,14 @@ class Continuity:
             if move.before is not None:
                 await move.before.wait()
             encoded = None if move.holder is None else await move.holder.left()
-            if encoded is not None:
-                if self._store.durable and self._lot.knows(key):
-                    self._keep(move.deposit, encoded)
-            else:
+            if encoded is None:
                 encoded = await self._stored(key)
             if encoded is None:
                 log.error("snapshot missing")
                 return None
+            is_last = self._moves[key] is move.done  # else another waits for it, and not in vain
+            if self._lot.knows(key) and (self._store.durable or not is_last):
+                self._keep(move.deposit, encoded)
             lost_wall = self._lost_wall.pop(key, self._began_wall)
             return Resumed(key, move.holder is not None, encoded, lost_wall, move.repeated)
         finally:

@@ -177,7 +177,7 @@ class RemoteBooks:
         self.compares_settings = begin.compares_settings
         self._end = end
         self._visits: dict[str, Visit] = {}
-        self._decisions: dict[str, _Answer[Resumed | None]] = {}
+        self._decisions: dict[str, _Answer[Resumed]] = {}
         self._writes: dict[int, trio.Event] = {}
         self._count = 0
 
@@ -187,16 +187,24 @@ class RemoteBooks:
             case link.Watch(connection) if connection in self._visits:
                 self._visits[connection].watch()
             case link.Leave(connection):
-                visit = self._visits.pop(connection, None)
-                left = None if visit is None else visit.superseded()
                 self._end.withdraw(connection)
-                self._end.post(link.Left(connection, left))
+                self._end.post(link.Left(connection, self._left(connection)))
             case link.Decision(connection, resumed) if connection in self._decisions:
                 self._decisions[connection].give(resumed)
             case link.Written(number) if number in self._writes:
                 self._writes.pop(number).set()
             case _:
                 pass
+
+    def _left(self, connection: str) -> bytes | None:
+        """Close a connection. What is left of its conversation may have come with a decision that
+        nobody has taken yet."""
+        visit = self._visits.pop(connection, None)
+        left = None if visit is None else visit.superseded()
+        if left is None and connection in self._decisions:
+            untaken = self._decisions[connection].value
+            left = None if untaken is None else untaken.snapshot
+        return left
 
     @property
     def parked(self) -> int:
@@ -211,7 +219,7 @@ class RemoteBooks:
         self._end.post(link.Came(connection))
 
     async def decided(self, connection: str, settings: bytes | None) -> Resumed | None:
-        answer: _Answer[Resumed | None] = _Answer()
+        answer: _Answer[Resumed] = _Answer()
         self._decisions[connection] = answer
         self._end.post(link.Decided(connection, settings))
         try:
@@ -245,7 +253,7 @@ class RemoteMetering(Metering):
         self._count = 0
         self._numbers: dict[Seat, int] = {}
         self._exceeded: dict[int, Reached | None] = {}  # of all seats that are taken
-        self._entering: dict[int, _Answer[Reached | None]] = {}
+        self._entering: dict[int, _Answer[Reached]] = {}
 
     def hear(self, message: link.ToWorker) -> None:
         """Messages about other things do nothing."""
@@ -260,7 +268,7 @@ class RemoteMetering(Metering):
     async def enter(self, client: str) -> Seat | Reached:
         self._count += 1
         number = self._count
-        answer: _Answer[Reached | None] = _Answer()
+        answer: _Answer[Reached] = _Answer()
         self._entering[number] = answer
         self._end.post(link.Enter(number, client))
         try:
@@ -280,8 +288,7 @@ class RemoteMetering(Metering):
         """What was reached by what was told before: a limit is noticed a second later."""
         self.used.add(used)
         number = self._numbers[seat]
-        if spent != Spent():
-            self._end.post(link.Spend(number, spent))
+        self._end.post(link.Spend(number, spent))
         return self._exceeded[number]
 
     def release(self, seat: Seat) -> None:
@@ -294,16 +301,17 @@ class _Answer(Generic[T]):
     """To a question that was posted."""
 
     def __init__(self) -> None:
+        self.value: T | None = None
+        """None until it is given, and perhaps then."""
         self._given = trio.Event()
-        self._values: list[T] = []
 
-    def give(self, value: T) -> None:
-        self._values.append(value)
+    def give(self, value: T | None) -> None:
+        self.value = value
         self._given.set()
 
-    async def wait(self) -> T:
+    async def wait(self) -> T | None:
         await self._given.wait()
-        return self._values[0]
+        return self.value
 
 
 def _listener(descriptor: int) -> trio.SocketListener:
