@@ -78,16 +78,23 @@ static uint64_t rss_of(int pid) {
     return (uint64_t)kb * 1024;
 }
 
-/* With its children: one process per core counts as one relay. */
+/* With its children, whichever thread has started them: one process per core counts as one relay. */
 static void usage_add(struct usage *u, int pid, bool with_rss) {
-    char path[64];
+    char path[512];
     u->processes++;
     usage_of_threads(u, pid);
     if (with_rss) u->rss += rss_of(pid);
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", pid, pid); /* of its first thread */
-    FILE *file = fopen(path, "r");
-    for (int child; file && fscanf(file, "%d", &child) == 1;) usage_add(u, child, with_rss);
-    if (file) fclose(file);
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *threads = opendir(path);
+    if (!threads) die("%s: %s", path, strerror(errno));
+    for (struct dirent *each; (each = readdir(threads));) {
+        if (!isdigit((unsigned char)each->d_name[0])) continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%s/children", pid, each->d_name);
+        FILE *file = fopen(path, "r");
+        for (int child; file && fscanf(file, "%d", &child) == 1;) usage_add(u, child, with_rss);
+        if (file) fclose(file);
+    }
+    closedir(threads);
 }
 
 static struct usage usage_of(int pid, bool with_rss) {
