@@ -67,14 +67,11 @@ class _Pieces(trio.abc.ReceiveStream):
 def _request(pieces: list[bytes]) -> wire.Request | wire.Response | None:
     http = h11.Connection(h11.SERVER, max_incomplete_event_size=wire.HEAD_BYTES)
     reading: Any = wire._read_head(_Pieces(pieces), http)  # type: ignore[arg-type] # it only reads
-    return _at_once(reading)
-
-
-def _at_once(waiting: Any) -> Any:
     try:
-        waiting.send(None)
+        reading.send(None)
     except StopIteration as done:
-        return done.value
+        read: wire.Request | wire.Response | None = done.value
+        return read
     raise AssertionError("it waits for something")
 
 
@@ -146,7 +143,8 @@ def _conversations(beginning: str, course: Any) -> None:
 def session(data: bytes) -> None:
     """A whole conversation, of which the bytes choose the beginning and each step. What holds of it
     is in test_session_properties; the playbook encodes and validates every action."""
-    _conversations.hypothesis.fuzz_one_input(data)
+    conversations: Any = _conversations  # hypothesis adds what is used here
+    conversations.hypothesis.fuzz_one_input(data)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

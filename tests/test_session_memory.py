@@ -62,9 +62,10 @@ def test_calls_that_are_too_long_together_are_answered_with_an_error_and_forgott
     book.to_upstream(
         like("conversation.item.create", item={"type": "function_call_output", "call_id": "call_3"})
     )
-    (kept,) = book.session.rounds
+    session: Any = book.session
+    (kept,) = session.rounds
     assert kept.calls["call_3"].arguments == "{}"
-    assert sum(len(item.arguments or "") for item in book.session.log) < 2_000_000
+    assert sum(len(item.arguments or "") for item in session.log) < 2_000_000
 
 
 @pytest.mark.parametrize("value", [{}, [], 0, {"a": [1]}])

@@ -1173,7 +1173,7 @@ async def test_who_can_wait_learns_when_the_peer_has_caught_up(
             leg.post(bytes(100), 1000.0)
         assert leg.behind
         leg.drop_audio()
-        assert not leg.behind
+        assert (leg.behind, leg.unsent_audio_ms) == (False, 0.0)
         await leg.caught_up()
         for _ in range(50):
             leg.post(bytes(100), 1000.0)
