@@ -6,11 +6,13 @@ import msgspec
 import pytest
 
 from relay import voice_agent
-from relay.session import SessionOptions
+from relay.session import Admission, Session, SessionOptions
 from relay.session.facts import UpstreamTraits
 from relay.settings import MappingOptions, Passthrough
 from relay.settings.options import Tracing
+from tests import scenes
 from tests.returning import Returning
+from tests.scenes import answer, calls, created, request, response_created, settings
 from tests.test_pair import SETTINGS, SPEECH, answer_calls, assert_settled
 from tests.test_resume import KEEP_ALIVE, STORY, ready, replayed, says
 
@@ -248,6 +250,23 @@ def test_only_the_calls_that_are_open_are_announced_again() -> None:
     answer_calls(pair, [second])
     pair.until("LatencyReport").passes(5)
     assert_settled(pair)
+
+
+@pytest.mark.conformance("C-258", "C-158")
+def test_a_batch_that_was_not_complete_is_announced_once() -> None:
+    given = settings(functions=("f", "g"))
+    book = scenes.ready(given, batch_function_calls=True).upstream(response_created())
+    book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1")).nothing()
+    left = book.session
+    assert isinstance(left, Session)
+    lost = left.parked(book.clock, book.wall)
+    back = Session.restored(lost, options=left.options, mapping=left.mapping, lost_wall=book.wall)
+    again = scenes.Playbook(back)
+    again._perform(back.resumed(Admission("request-2"), again.clock, again.wall))
+    again.formats().dials().upstream_opens(2).upstream(created(), leg=2)
+    again.to_upstream("session.update", leg=2).updated(leg=2)
+    again.to_client(request("call_1")).to_upstream("conversation.item.create", leg=2)
+    again.client(answer("call_1")).to_upstream(*["conversation.item.create", "response.create"])
 
 
 # What a crash does not undo.

@@ -111,3 +111,13 @@ def test_a_call_that_times_out_without_an_upstream_is_told_to_the_next() -> None
         output("call_1", '{"error":"timeout"}'),
         like("response.create", response={"metadata": {"relay": "round_done"}}),
     )
+
+
+@pytest.mark.conformance("C-165")
+def test_a_round_that_is_complete_does_not_wait_for_an_older_one() -> None:
+    book = calling("call_1").upstream(response_done(), speech_started())
+    book.to_client("UserStartedSpeaking").upstream(speech_stopped(), committed(), *user_item())
+    book.upstream(transcribed("item_u1", "Hi."), response_created("resp_2"))
+    book.to_client(user("Hi."), "AgentThinking").upstream(*calls("resp_2", "call_2"))
+    book.to_client(request("call_2")).client(answer("call_2")).to_upstream(output("call_2"))
+    book.nothing().upstream(response_done("resp_2")).to_upstream("response.create")

@@ -80,7 +80,9 @@ def _take_leave(s: State) -> None:
     rollover.settle(s)
     s.wants = [want for want in s.wants if want.reason is not Reason.CONTINUE]  # C-245
     done, s.out = s.out, []
-    lane = [action.message for action in done if isinstance(action, ToClient)]
+    told = [action.message for action in done if isinstance(action, ToClient)]
+    # What is asked of the client is asked of it anew (`rounds.announce_again`).
+    lane = [m for m in told if not isinstance(m, voice_agent.FunctionCallRequest)]
     kept: list[Action] = [a for a in done if not isinstance(a, ToClient | AudioEnds)]
     s.lane, s.out = lane, kept
 

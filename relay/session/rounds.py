@@ -142,7 +142,7 @@ def announce_again(s: State) -> None:
     """The client is back; perhaps it does not know any more what it was asked (C-258)."""
     for round_ in s.rounds:
         for call in round_.calls.values():
-            if call.announced and call.output is None and not call.server_side:
+            if call.announced and call.output is None:
                 _request(s, [call])
 
 
