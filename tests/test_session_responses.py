@@ -14,10 +14,13 @@ from tests.scenes import (
     configuring,
     created,
     error,
+    heard,
     message_added,
     message_done,
     opened,
+    pcm,
     ready,
+    reply,
     request,
     response_created,
     response_done,
@@ -26,8 +29,10 @@ from tests.scenes import (
     speech_started,
     speech_stopped,
     transcribed,
+    transcript_done,
     types,
     user,
+    voice,
     warning,
 )
 
@@ -152,3 +157,30 @@ def test_after_the_end_nothing_is_said_whatever_comes() -> None:
     book = ready().going_away().to_client(error("SERVER_GOING_AWAY")).closes(1001)
     book.going_away().client_too_big(2**21).client_audio(bytes(960)).client("KeepAlive")
     book.endpoint_answers("call_1", "42").passes(10_000).nothing()
+
+
+LATE: list[Any] = [
+    heard("resp_1", "item_a1", "More."),
+    voice("resp_1", "item_a1", pcm(100)),
+    transcript_done("resp_1", "item_a1", "More."),
+    *message_added("resp_1", "item_a9", 1),
+    *message_done("resp_1", "item_a9", "More.", 1),
+    *calls("resp_1", "call_1"),
+    response_created("resp_1"),
+    response_done("resp_1"),
+]
+
+
+@pytest.mark.parametrize("late", LATE, ids=lambda event: event["type"])
+@pytest.mark.parametrize("answering", [False, True], ids=["alone", "amid the next"])
+@pytest.mark.conformance("C-222", "C-224")
+def test_what_comes_of_a_response_that_has_ended_is_nothing(late: Any, answering: bool) -> None:
+    book = ready(settings(functions=("f",))).upstream(*reply("resp_1", "item_a1"))
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    if answering:
+        book.upstream(response_created("resp_2")).to_client("AgentThinking")
+    book.upstream(late).passes(1).nothing()
+    if answering:
+        book.upstream(response_done("resp_2")).to_client("LatencyReport")
+    assert not any(note.event == "inexact_upstream" for note in book.logged)

@@ -26,6 +26,7 @@ from tests.scenes import (
     speech_started,
     speech_stopped,
     transcribed,
+    transcribing,
     transcript_done,
     types,
     user,
@@ -155,3 +156,19 @@ def test_a_commit_that_comes_again_is_no_other_turn() -> None:
     book.to_upstream("response.create").begins("resp_1").to_client("AgentThinking")
     book.upstream(*reply()[-1:]).to_client(assistant("Hello."), "LatencyReport")
     book.upstream(committed()).client("ForceEndTurn").nothing()
+
+
+@pytest.mark.conformance("C-123", "C-121")
+def test_a_transcript_lasts_no_time_before_its_end_is_known() -> None:
+    def transcript(start: float, duration: float, **more: Any) -> Any:
+        return like("Transcript", start=start, duration=duration, **more)
+
+    book = ready(component=True).upstream(speech_started(at_ms=1500))
+    book.to_client("UserStartedSpeaking").upstream(transcribing("item_u1", "He"))
+    book.to_client(transcript(1.5, 0.0)).upstream(speech_stopped(at_ms=2700))
+    book.to_client(like("UtteranceEnd", last_word_end=2.7))
+    book.upstream(transcribing("item_u1", "y."), transcribed("item_u1", "Hey."))
+    book.to_client(transcript(1.5, 1.2, transcript="Hey.", is_final=False))
+    book.to_client(user("Hey."), transcript(1.5, 1.2, transcript="Hey.", is_final=True))
+    book.upstream(speech_stopped("item_u2", 900)).to_client("UtteranceEnd")
+    book.upstream(transcribing("item_u2", "Well")).to_client(transcript(0.0, 0.0))
