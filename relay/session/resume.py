@@ -9,7 +9,7 @@ import msgspec
 
 from relay import settings, voice_agent
 from relay.session import history, phases, responses, rollover, rounds
-from relay.session.actions import Action, AudioEnds, Hangup, ToClient
+from relay.session.actions import AudioEnds, Hangup, ToClient
 from relay.session.facts import Admission
 from relay.session.state import Reason, State, Timer
 
@@ -82,9 +82,8 @@ def _take_leave(s: State) -> None:
     done, s.out = s.out, []
     told = [action.message for action in done if isinstance(action, ToClient)]
     # What is asked of the client is asked of it anew (`rounds.announce_again`).
-    lane = [m for m in told if not isinstance(m, voice_agent.FunctionCallRequest)]
-    kept: list[Action] = [a for a in done if not isinstance(a, ToClient | AudioEnds)]
-    s.lane, s.out = lane, kept
+    s.lane = [m for m in told if not isinstance(m, voice_agent.FunctionCallRequest)]
+    s.out = [action for action in done if not isinstance(action, ToClient | AudioEnds)]
 
 
 def _cut_speech(s: State) -> None:
