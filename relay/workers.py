@@ -303,12 +303,13 @@ class Parent:
                 with trio.move_on_after(GRACE_S):
                     await process.wait()
             finally:
-                del self._hands[number]
                 process.kill()
                 with trio.CancelScope(shield=True):
                     code = await process.wait()
-        self._past = merged([self._past, lasting(hand.figures)])
-        self._died(number, code, trio.current_time() - began)
+                del self._hands[number]
+            # In the same step: until it has died the crew may ask it.
+            self._past = merged([self._past, lasting(hand.figures)])
+            self._died(number, code, trio.current_time() - began)
 
     async def _started(self, link_end: socket.socket) -> trio.Process:
         # The same program, wherever this process has found it, and nothing that lies around in the
