@@ -294,6 +294,13 @@ def test_how_much_was_heard_is_known_after_a_crash() -> None:
 
 
 @pytest.mark.conformance("C-260")
+def test_what_the_client_has_said_while_there_was_no_upstream_is_obeyed_after_a_crash() -> None:
+    pair = ready().loses_upstream().client(says("Hello?")).client_audio(SPEECH)
+    pair.killed().away(1).back(KEEP_ALIVE).until("LatencyReport")
+    assert pair.said() == [("user", "Hello?"), ("assistant", "You said: Hello?")]
+
+
+@pytest.mark.conformance("C-260")
 def test_a_call_that_was_announced_is_open_after_a_crash() -> None:
     pair = ready().client(says("what time is it")).until("FunctionCallRequest")
     pair.killed().away(1).back(KEEP_ALIVE).passes(2)
