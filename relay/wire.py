@@ -741,11 +741,15 @@ class Leg:
 
     async def _finish(self, rest: bytes) -> None:
         """Only while the peer is slow does another task look at the clock."""
-        with _ungrouped():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            try:
                 await self._line.finish(rest)
-                nursery.cancel_scope.cancel()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+                # Here, because a reset ends reading as well, which cancels this: both would leave
+                # the nursery together, as a group.
+                self._lose(in_words(broken))
+            nursery.cancel_scope.cancel()
 
     async def _watch(self) -> None:
         while True:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import math
 import os
+import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -1105,6 +1106,25 @@ async def test_60_seconds_of_unsent_audio_lose_a_client(
 
     async with stalled(talk):
         await trio.sleep(1)
+
+
+async def test_a_peer_that_goes_while_it_is_sent_to_is_gone_and_no_fault() -> None:
+    over, ended = trio.open_memory_channel[LegGone](1)
+
+    async def talk(leg: Leg) -> None:
+        leg.post("x" * 8 * wire.MIB)  # more than the system takes
+        over.send_nowait(await until_gone(leg))
+
+    async with listening(talk, limits=ROOMY) as server:
+        for _ in range(20):
+            peer = await server.connect()
+            await peer.upgraded()
+            await trio.testing.wait_all_tasks_blocked()
+            linger = struct.pack("ii", 1, 0)
+            server.streams[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            await peer.stream.aclose()  # with RST: reading and writing fail in one step
+            assert (await ended.receive()).code is None
+        assert not server.faults
 
 
 @pytest.mark.parametrize(("limits", "mib"), [(wire.CLIENT_LEG, 4), (wire.UPSTREAM_LEG, 5)])

@@ -59,6 +59,8 @@ class Peer:
         self.stream = stream
         self._client = client
         self._frames = FrameProtocol(client, [])
+        self.polite = False
+        """Answers the pings that it comes across in `receive`."""
 
     # Sending.
 
@@ -94,6 +96,8 @@ class Peer:
             frame = await self._frame()
             if frame.opcode is Opcode.CLOSE:
                 raise _ended(frame)
+            if frame.opcode is Opcode.PING and self.polite:
+                await self._pong(frame)
             if frame.opcode in (Opcode.PING, Opcode.PONG):
                 continue
             parts.append(frame.payload)
@@ -140,10 +144,13 @@ class Peer:
         while True:
             frame = await self._frame()
             if frame.opcode is Opcode.PING:
-                payload = bytes(frame.payload)  # type: ignore[arg-type] # it is bytes
-                await self.send(framed(payload, PONG, masked=self._client))
+                await self._pong(frame)
             elif frame.opcode is Opcode.CLOSE:
                 raise _ended(frame)
+
+    async def _pong(self, ping: Frame) -> None:
+        payload = bytes(ping.payload)  # type: ignore[arg-type] # it is bytes
+        await self.send(framed(payload, PONG, masked=self._client))
 
     async def hears_pong(self, payload: bytes, within_s: float = 1.0) -> None:
         """Read on to this pong; raises Ended."""

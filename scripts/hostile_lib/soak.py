@@ -146,6 +146,7 @@ class Client:
 
     async def _connected(self, query: str) -> None:
         self._peer = await connected(self._port)
+        self._peer.polite = True
         await self._peer.send(upgrade(attacks.AGENT + query, AUTHORIZATION))
         status, _ = await self._peer.head()
         if status != 101:
