@@ -10,6 +10,7 @@ import contextlib
 import enum
 import itertools
 import random
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -326,8 +327,9 @@ class World:
     async def _converse(self) -> None:
         self._nursery.start_soon(self._keep_alive)
         self._say(_settings())
-        await self._applied.wait()
-        self.tell("client", "connected, and Settings are applied")
+        with trio.move_on_after(PATIENCE_S):
+            await self._applied.wait()
+            self.tell("client", "connected, and Settings are applied")
         end = self._minutes * 60 - 90
         while self.now < end and not self._ended.is_set():
             await self._online()
@@ -450,7 +452,7 @@ class World:
             case {"event": "conversations restored", "parked": parked}:
                 self.tell("relay", f"started again, {parked} conversation in the store")
             case {"event": what} if level in ("error", "exception"):
-                self.mistakes.append(f"{what} {event.get('exc_info', '')}")
+                self.mistakes.append(f"{what}: {sys.exc_info()[1]!r}")
             case _:
                 pass
         raise structlog.DropEvent
