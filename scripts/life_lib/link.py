@@ -5,10 +5,12 @@ goodbye or the line is cut. Nothing is ever unsent: how slow peers are borne is 
 """
 
 import math
+from collections.abc import Callable
+from typing import NoReturn
 
 import trio
 
-from relay.wire import Frame, LegGone
+from relay.wire import Frame, LegGone, Then
 
 
 class End:
@@ -44,6 +46,11 @@ class End:
                 return frame
         await trio.lowlevel.checkpoint()
         raise self._gone
+
+    async def hear(self, heard: Callable[[Frame], Then]) -> NoReturn:
+        while True:
+            if (then := heard(await self.receive())) is not None:
+                await then()
 
     def post(self, frame: Frame, audio_ms: float = 0.0) -> None:
         if self._gone is None:
