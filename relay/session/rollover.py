@@ -228,8 +228,8 @@ def _switch(s: State, leg: Leg) -> None:
         updates.acknowledge(s, changing)
     for folded in leg.folded:
         updates.acknowledge(s, folded)
-    if s.kept or any(isinstance(frame, bytes) for frame in s.held):
-        s.said_until = s.now + NOTICED_S
+    told = s.kept or any(isinstance(frame, bytes) for frame in s.held)
+    s.said_until = s.now + NOTICED_S if told else -math.inf
     if s.kept:
         s.append(b"".join(s.kept), leg)
         s.uncommitted_bytes = s.kept_bytes
