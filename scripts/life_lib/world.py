@@ -37,6 +37,7 @@ LINE_S = 0.02
 """One way, on either side of the relay."""
 RESTART_S = 1.5
 """How long a supervisor takes to start the relay again."""
+UPSTREAMS = 2
 DOWN_S = 300.0
 """How long an upstream that is down stays down."""
 QUIET_S = 8.0
@@ -136,9 +137,9 @@ class World:
         self._dues = sorted(dues, key=lambda due: due.at)
         self._tell_at = tell
         self._script = _script(upstream_minutes)
-        self._options = SessionOptions(session_warning_s=300.0)
+        self._options = SessionOptions(rebuild_attempts=3 * UPSTREAMS)
         self._upstreams: dict[End, simulated.Conversation] = {}
-        self._down_until = [0.0, 0.0]
+        self._down_until = [0.0] * UPSTREAMS
         self._sdk = f"sdk-{seed}"
         self._connections = 0
         self._line: End | None = None
@@ -206,7 +207,7 @@ class World:
             options=self._options,
             mapping=MappingOptions(),
             admission=admission,
-            upstreams=(UpstreamTraits(), UpstreamTraits()),
+            upstreams=(UpstreamTraits(),) * UPSTREAMS,
         )
         visit = self._relay.continuity.visit(admission.request_id, claim)
         await bridge.run(
