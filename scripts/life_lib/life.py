@@ -168,7 +168,7 @@ def table(outcomes: list[Outcome], took_s: float, minutes: float) -> str:
         if count:
             rows.append(f"| {fault.value} | {count:,} | {longest:.1f} s |")
     rollovers = sum(each.rollovers for each in outcomes)
-    rows.append(f"| planned rollover of the upstream's session | {rollovers:,} | none |")
+    rows.append(f"| planned rollover of the upstream's session | {rollovers:,} | - |")
     survived = sum(not each.lost for each in outcomes)
     turns = sum(each.turns for each in outcomes)
     lost = sum(len(each.lost) for each in outcomes)
