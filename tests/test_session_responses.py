@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from relay.session import Session
+from relay.session.limits import MAX_MESSAGE_BYTES
 from tests.expected import like
 from tests.playbook import Playbook
 from tests.scenes import (
     assistant,
     begins,
     calls,
+    cancelled,
     configuring,
     created,
     error,
@@ -29,6 +32,7 @@ from tests.scenes import (
     speech_started,
     speech_stopped,
     transcribed,
+    transcribing,
     transcript_done,
     types,
     user,
@@ -184,3 +188,25 @@ def test_what_comes_of_a_response_that_has_ended_is_nothing(late: Any, answering
     if answering:
         book.upstream(response_done("resp_2")).to_client("LatencyReport")
     assert not any(note.event == "inexact_upstream" for note in book.logged)
+
+
+@pytest.mark.conformance("C-223", "C-212")
+def test_a_turn_that_an_unwanted_response_was_in_the_way_of_is_asked_for() -> None:
+    book = unwanted().upstream(speech_stopped()).begins("resp_1").to_upstream("response.cancel")
+    book.upstream(cancelled("resp_1")).nothing().passes(1.1)
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "turn"}}))
+
+
+@pytest.mark.conformance("C-228")
+def test_more_of_a_text_than_could_be_told_is_not_remembered() -> None:
+    book = ready().upstream(*begins()).to_client("AgentThinking")
+    for delta in ("x" * 2 * MAX_MESSAGE_BYTES, "y"):
+        book.upstream(heard("resp_1", "item_a1", delta))
+    assert isinstance(book.session, Session)
+    assert book.session.response is not None
+    assert book.session.response.items["item_a1"].partial == "x" * MAX_MESSAGE_BYTES
+    book = ready(component=True).upstream(speech_started()).to_client("UserStartedSpeaking")
+    for delta in ("x" * 2 * MAX_MESSAGE_BYTES, "y"):
+        book.upstream(transcribing("item_u1", delta)).to_client("Transcript")
+    assert isinstance(book.session, Session)
+    assert book.session.user_items["item_u1"].heard == {0: "x" * MAX_MESSAGE_BYTES}

@@ -457,13 +457,18 @@ def _is_ours(s: State, begun: realtime.Response) -> bool:
 
 def _answered_by_live(s: State, asked: Want) -> bool:
     """Whether the response that was in our way answers what we asked for (3.3, ForceEndTurn)."""
-    if s.response is None or s.response.want is not None:
-        return False
-    if asked.after_loss and not asked.verbatim:
-        return True  # it was begun with all that was said before in its sight (4.8)
+    live = s.response
     return (
-        asked.reason in (Reason.FORCE_END_TURN, Reason.TURN)
-        and s.response.after_commit == s.commits
+        live is not None
+        and live.want is None
+        and (
+            # It was begun with all that was said before in its sight (4.8).
+            (asked.after_loss and not asked.verbatim)
+            or (
+                asked.reason in (Reason.FORCE_END_TURN, Reason.TURN)
+                and live.after_commit == s.commits
+            )
+        )
     )
 
 
