@@ -81,6 +81,7 @@ class Client:
         self._random = random.Random(seed)
         self._peer: Peer
         self._id = ""
+        self._doing = self._awaited = ""
 
     async def live(self) -> None:
         kinds: list[Callable[[], Awaitable[None]]] = [
@@ -97,16 +98,19 @@ class Client:
                     if self._tally.over:
                         break
                     kind = self._random.choices(kinds, (4, 4, 3, 3, 1))[0]
+                    self._doing = kind.__name__
                     await kind()
                     self._tally.kinds[kind.__name__] += 1
                     self._tally.turns += 1
                 await self.goes()
             except (Breach, Ended, trio.TooSlowError, OSError, trio.ClosedResourceError) as fault:
-                self._tally.faults[f"{type(fault).__name__}: {fault}"[:150]] += 1
+                what = f"{type(fault).__name__} {fault}, awaiting {self._awaited}"
+                self._tally.faults[f"{self._doing}: {what}"[:150]] += 1
             finally:
                 self._peer.drop()
 
     async def comes(self) -> None:
+        self._doing = "comes"
         await self._connected("")
         think = {**SETTINGS["agent"]["think"], "functions": [WEATHER]}
         await self._peer.message({**SETTINGS, "agent": {**SETTINGS["agent"], "think": think}})
@@ -159,6 +163,7 @@ class Client:
             self._tally.said += len(chunk)
 
     async def _until(self, kind: str) -> dict[str, object]:
+        self._awaited = kind
         with trio.fail_after(ANSWER_S):
             while True:
                 received = await self._peer.receive()
@@ -268,8 +273,7 @@ def _judged(
 def _part(looks: list[Look], turns: int, third: int) -> tuple[float, float]:
     """Medians of a third of the turns."""
     within = [look for look in looks if turns * third <= 3 * look.turns <= turns * (third + 1)]
-    if not within:
-        return 1.0, 0.0
+    within = within or looks[-1:]  # a short run may have had none
     return (
         statistics.median(look.rss_mib for look in within),
         statistics.median(look.descriptors for look in within),
