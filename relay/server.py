@@ -29,6 +29,7 @@ from relay import (
     continuity,
     correlation,
     descriptors,
+    heap,
     logs,
     switchboard,
     systemd,
@@ -94,6 +95,7 @@ async def serve(
             running(served, environment, listeners) as relay,
             admin.serving(pages, served.config.admin, relay.shown),
         ):
+            heap.settle()
             if ready_file:
                 write_ready_file(ready_file, relay.urls)
             for url in relay.urls:

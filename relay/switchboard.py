@@ -17,12 +17,12 @@ from typing import Final
 import trio
 from trio.lowlevel import Abort, Task, wait_readable
 
-PAUSE_S: Final = 0.002
-"""How long frames are gathered where they are many, and so about the most that it adds to the
-latency of one, rounded up to the whole milliseconds that the kernel is asked for. Short beside a
+PAUSE_S: Final = 0.0015
+"""How long frames are gathered where they are many. The kernel is asked to wake us after whole
+milliseconds, rounded up, so that it adds 2 ms at the most to the latency of one: short beside a
 frame's 20 ms and any network's jitter, and long enough that with a frame each 0.2 ms ten share the
-cost of waking up: docs/BENCHMARK.md has it beside half of it."""
-MANY: Final = 4
+cost of waking up. docs/BENCHMARK.md has it beside more and less."""
+MANY: Final = 3
 """Descriptors in `PAUSE_S`, from which on gathering saves a wake-up."""
 TURN: Final = 64
 """Descriptors that are served before other tasks have their turn."""

@@ -17,7 +17,7 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from relay import config, link, logs, server
+from relay import config, heap, link, logs, server
 from relay.causes import causes
 from relay.config import Config, ConfigError
 from relay.continuity import Resumed, Snapshot, Visit
@@ -95,6 +95,7 @@ class Worker:
                 async with running as relay, trio.open_nursery() as nursery:
                     nursery.start_soon(self._hear_signals, signals)
                     self._relay.value = relay
+                    heap.settle()
                     self._end.post(link.Ready())
                     await self._told_to_drain.wait()
                     relay.socket_stays = self._socket_stays

@@ -92,6 +92,7 @@ ROOMS = {
             "causes",
             "config",
             "continuity",
+            "heap",
             "limits",
             "link",
             "logs",
@@ -157,6 +158,7 @@ ROOMS = {
     "lag": Room(doors={"trio"}),
     "systemd": Room({"config"}, doors={"trio", "socket", "structlog", "time"}),
     "logs": Room(doors={"logging", "structlog"}),
+    "heap": Room(),
     "descriptors": Room({"limits"}, {"resource", "structlog"}),
     "certificates": Room({"config"}, {"ssl"}),
     "served": Room(
@@ -173,6 +175,7 @@ ROOMS = {
             "correlation",
             "descriptors",
             "functions",
+            "heap",
             "lag",
             "limits",
             "logs",

@@ -50,11 +50,11 @@ async def until(true: Callable[[], bool]) -> None:
         (1, 0.02, 0.0),  # one call, one frame each 20 ms
         (1, 0.0005, PAUSE_S),  # the frame before was 0.5 ms ago
         (1, 0.0006, 0.0),
-        (4, 0.0021, 0.0),  # behind a pause: fewer than four in two milliseconds
-        (5, 0.0021, PAUSE_S),
+        (3, 0.0016, 0.0),  # behind a pause: fewer than three in it
+        (4, 0.0016, PAUSE_S),
         (40, 0.0201, 0.0),  # all calls at once, each 20 ms: gathered already
-        (TURN - 1, 0.002, PAUSE_S),
-        (TURN, 0.002, 0.0),  # there may be more
+        (TURN - 1, 0.0015, PAUSE_S),
+        (TURN, 0.0015, 0.0),  # there may be more
     ],
 )
 def test_frames_are_gathered_where_they_are_many(

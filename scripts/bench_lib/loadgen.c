@@ -675,7 +675,7 @@ static void traffic_stop(void) { traffic = false, queue_len = 0; }
 static void frame_send(struct session *s, int way) {
     struct flow *f = &s->flow[way];
     struct conn *c = way == UP ? s->client : s->upstream;
-    uint64_t number = f->sent, response = number / RESPONSE_DELTAS;
+    uint64_t number = f->sent;
     if (f->sent - f->done == RING) {
         lost(s, "the relay is too far behind");
         return;
@@ -687,12 +687,15 @@ static void frame_send(struct session *s, int way) {
     } else {
         uint8_t audio[FRAME_MAX];
         frame_write(audio, f->sent_size, way, s->id, number);
-        if (number % RESPONSE_DELTAS == 0) response_begins(s, response);
+        /* Callers do not take turns together: the first response is cut short by another part in each. */
+        uint64_t spoken = number + phase(s->id, RESPONSE_DELTAS);
+        uint64_t response = spoken / RESPONSE_DELTAS, place = spoken % RESPONSE_DELTAS;
+        if (number == 0 || place == 0) response_begins(s, response);
         if (number % DELTAS_PER_WORD == 0)
             upstream_event(s, "response.output_audio_transcript.delta", IN_CONTENT ",\"delta\":\"fox \"",
                            IDS(s->id, response), IDS(s->id, response));
         response_delta(s, response, audio, f->sent_size);
-        if (number % RESPONSE_DELTAS == RESPONSE_DELTAS - 1) response_ends(s, response);
+        if (place == RESPONSE_DELTAS - 1) response_ends(s, response);
     }
     f->sent_at[f->sent++ % RING] = now_ns();
     conn_flush(c);
