@@ -3,10 +3,16 @@
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests import conformance, planted
 from tests.conformance import pytest_addoption
+
+# A run of the tests says something of the change, not of the day. Other draws each time have
+# --hypothesis-profile=default and scripts/fuzz.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 __all__ = ["pytest_addoption", "pytest_configure", "pytest_runtest_call"]
 

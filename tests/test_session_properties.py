@@ -41,12 +41,12 @@ class Fuzzed(Playbook):
         """Types of the messages to the client."""
         self.configured: set[int] = set()
         """Legs that have sent session.updated."""
-        self.voice_of: tuple[str, str] | None = None
-        """Response and item of the event under way."""
-        self.sent_ms: dict[str, float] = {}
-        self.silenced: set[str] = set()
+        self.voice_of: tuple[int, str, str] | None = None
+        """Leg, response and item of the event under way; another leg's ids are others (C-242)."""
+        self.sent_ms: dict[tuple[int, str], float] = {}
+        self.silenced: set[tuple[int, str]] = set()
         """Responses whose audio was out when the user began to speak."""
-        self.audible: set[str] = set()
+        self.audible: set[tuple[int, str]] = set()
         self.announced: list[str] = []
 
     def all_listed(self) -> Self:
@@ -63,7 +63,7 @@ class Fuzzed(Playbook):
         wire = about(frame)
         if wire.get("type") == "session.updated" and self.sent.get(leg):
             self.configured.add(leg)
-        self.voice_of = (wire.get("response_id") or "", wire.get("item_id") or "")
+        self.voice_of = (leg, wire.get("response_id") or "", wire.get("item_id") or "")
         super()._event(leg, frame, shown)
         self.voice_of = None
 
@@ -84,7 +84,8 @@ class Fuzzed(Playbook):
                 )
                 if wire["type"] == "conversation.item.truncate":
                     # Audio without an id is the item's that the session takes it for.
-                    sent = self.sent_ms.get(wire["item_id"], 0) + self.sent_ms.get("", 0)
+                    ids = (wire["item_id"], "")
+                    sent = sum(self.sent_ms.get((leg, each), 0) for each in ids)
                     self._must(0 <= wire["audio_end_ms"] <= sent, "truncated beyond what was sent")
             case AudioToUpstream(leg, _):
                 self._must(leg in self.configured, "audio for a leg that is not configured")
@@ -123,10 +124,12 @@ class Fuzzed(Playbook):
         self._must(self._speaks(), "AgentStartedSpeaking precedes audio")  # C-128, C-157
         self._must(self.voice_of is not None, "audio comes of audio")
         if self.voice_of is not None:
-            response, item = self.voice_of
-            self._must(not response or response not in self.silenced, "silenced is silent")  # C-149
-            self.audible |= {response} - {""}
-            self.sent_ms[item] = self.sent_ms.get(item, 0) + PCM24K.ms(len(audio))
+            leg, response, item = self.voice_of
+            self._must((leg, response) not in self.silenced, "silenced is silent")  # C-149
+            if response:
+                self.audible.add((leg, response))
+            sent = self.sent_ms.get((leg, item), 0)
+            self.sent_ms[leg, item] = sent + PCM24K.ms(len(audio))
 
 
 def about(frame: bytes) -> dict[str, Any]:
