@@ -150,9 +150,12 @@ class _Bridge:
             if self._seat is not None:
                 self._nursery.start_soon(self._meter, self._seat)
             await self._over.wait()
+            seat = self._seat
             self._leave_seat()
             for leg in list(self._upstreams):
                 self._hang_up(leg)  # their goodbyes are said while ours is
+            if seat is not None:
+                await seat.free()  # who has our goodbye may come again at once
             if self._close is not None:
                 log.info("closing", code=self._close.code, reason=self._close.reason)
                 await self._client.goodbye(self._close.code, self._close.reason)

@@ -75,6 +75,8 @@ class Desk:
             case link.Vacate(number):
                 if (seat := self._seats.pop(number, None)) is not None:
                     seat.leave()
+            case link.Settle(number):
+                self._end.post(link.Settled(number))
             case _:
                 pass
 

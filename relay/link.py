@@ -109,8 +109,25 @@ class Exceeded(_Message, frozen=True):
     reached: Reached
 
 
+class Settled(_Message, frozen=True):
+    """The answer to `Settle`."""
+
+    number: int
+
+
 ToWorker: TypeAlias = (
-    Begin | Ping | Change | Drain | Stop | Watch | Leave | Decision | Written | Entered | Exceeded
+    Begin
+    | Ping
+    | Change
+    | Drain
+    | Stop
+    | Watch
+    | Leave
+    | Decision
+    | Written
+    | Entered
+    | Exceeded
+    | Settled
 )
 
 # -- what a worker tells ------------------------------------------------------------------------
@@ -205,6 +222,12 @@ class Vacate(_Message, frozen=True):
     seat: int
 
 
+class Settle(_Message, frozen=True):
+    """Say when all that was told so far counts, whoever asks."""
+
+    number: int
+
+
 FromWorker: TypeAlias = (
     Ready
     | Unfit
@@ -221,6 +244,7 @@ FromWorker: TypeAlias = (
     | Enter
     | Spend
     | Vacate
+    | Settle
 )
 
 # -- how it is carried --------------------------------------------------------------------------

@@ -72,6 +72,9 @@ class Metering:
     def release(self, seat: "Seat") -> None:
         self.ledger.release(seat.client, self.rules, self._wall())
 
+    async def settled(self) -> None:
+        """Waits until all that was told so far counts, wherever somebody asks for a seat."""
+
     def stopped(self, seat: "Seat", reached: Reached) -> None:
         log.info("limit reached", client=seat.client, limit=reached.key)
         self.ledger.stopped(reached)
@@ -160,3 +163,7 @@ class Seat:
         if not self._left:
             self._left = True
             self._metering.release(self)
+
+    async def free(self) -> None:
+        """After `leave`: waits until whoever comes, wherever it is, finds it free."""
+        await self._metering.settled()

@@ -487,8 +487,9 @@ class Leg:
         """Write what is posted, send a close frame, wait for the peer's, close the stream.
 
         Takes `flush_s` + 2 s at most, cannot be cancelled, never raises, and does nothing but wait
-        if another goodbye is under way. Where the peer broke the protocol, the code is the one
-        that says so (1002, 1007, 1009). From here on `post` is deaf and `receive` finds nothing.
+        if another goodbye is under way. Where the peer has closed, this answers it; where it broke
+        the protocol, the code is the one that says so (1002, 1007, 1009). From here on `post` is
+        deaf and `receive` finds nothing.
         """
         with trio.CancelScope(shield=True):
             if self._farewell is None:
@@ -672,10 +673,12 @@ class Leg:
             self._pinged = b""
         incoming.pings.clear()
         incoming.pongs.clear()
-        if incoming.end is not None and not incoming.end.refused and not self._close_sent:
+        if self._is_closed_by_peer:
+            # Nobody reads what is unsent. The answer is the holder's goodbye: a peer that has it
+            # knows that everything is over here, and may come again at once.
             self._clear = False
-            self._say(websocket.close(incoming.end.code, incoming.end.reason, self._key()))
-            self._close_sent = True  # behind it comes nothing
+            self._forget_unsent()
+            self._less_waits()
 
     async def _peer_close(self) -> None:
         """Read on to the peer's close frame. Closing with unread input would reset the connection,
@@ -731,7 +734,7 @@ class Leg:
                     break
                 else:
                     self._sending = math.inf
-                    self._clear = line.immediate
+                    self._clear = line.immediate and not self._deaf
                     with trio.move_on_at(look_at):
                         await self._work.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
@@ -786,8 +789,8 @@ class Leg:
 
     def _close_frame(self, code: int, reason: str) -> bytes:
         end = self._incoming.end
-        if end is not None and end.refused:
-            code, reason = end.code, ""
+        if end is not None:
+            code, reason = end.code, "" if end.refused else end.reason
         return websocket.close(code, reason, self._key())
 
     def _key(self) -> int | None:
@@ -802,7 +805,13 @@ class Leg:
 
     @property
     def _deaf(self) -> bool:
-        return self._close_sent or self._farewell is not None or self._gone is not None
+        over = self._close_sent or self._farewell is not None or self._gone is not None
+        return over or self._is_closed_by_peer
+
+    @property
+    def _is_closed_by_peer(self) -> bool:
+        end = self._incoming.end
+        return end is not None and not end.refused
 
     def _goneness(self) -> LegGone:
         end = self._incoming.end
@@ -816,10 +825,13 @@ class Leg:
         if self._gone is None:
             self._gone = LegGone(None, reason)
             self._clear = False
-            self._outbox.clear()
-            self.unsent_audio_ms = 0.0
-            self._unsent_bytes = 0
+            self._forget_unsent()
             self._scope.cancel()
+
+    def _forget_unsent(self) -> None:
+        self._outbox.clear()
+        self.unsent_audio_ms = 0.0
+        self._unsent_bytes = 0
 
     # The outbox's bounds.
 

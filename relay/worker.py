@@ -255,6 +255,7 @@ class RemoteMetering(Metering):
         self._numbers: dict[Seat, int] = {}
         self._exceeded: dict[int, Reached | None] = {}  # of all seats that are taken
         self._entering: dict[int, _Answer[Reached]] = {}
+        self._settling: dict[int, trio.Event] = {}
 
     def hear(self, message: link.ToWorker) -> None:
         """Messages about other things do nothing."""
@@ -263,6 +264,8 @@ class RemoteMetering(Metering):
                 self._entering[number].give(reached)
             case link.Exceeded(number, reached) if number in self._exceeded:
                 self._exceeded[number] = reached
+            case link.Settled(number) if number in self._settling:
+                self._settling[number].set()
             case _:
                 pass
 
@@ -296,6 +299,16 @@ class RemoteMetering(Metering):
         number = self._numbers.pop(seat)
         del self._exceeded[number]
         self._end.post(link.Vacate(number))
+
+    async def settled(self) -> None:
+        self._count += 1
+        number = self._count
+        self._settling[number] = settled = trio.Event()
+        self._end.post(link.Settle(number))
+        try:
+            await settled.wait()
+        finally:
+            del self._settling[number]
 
 
 class _Answer(Generic[T]):

@@ -203,6 +203,16 @@ async def test_seats_are_counted_together_and_free_again_when_a_worker_dies() ->
         assert isinstance(await two.metering.enter("alice"), Reached)
 
 
+async def test_a_seat_is_free_at_all_workers_when_its_worker_says_so() -> None:
+    async with sites(limits=ClientLimits(sessions=1), slow=0) as (one, two):
+        one.delivers.set()
+        seat = await one.metering.enter("alice")
+        assert isinstance(seat, Seat)
+        seat.leave()
+        await seat.free()  # and nothing else is waited for
+        assert isinstance(await two.metering.enter("alice"), Seat)
+
+
 async def test_a_seat_that_nobody_waits_for_any_more_is_given_back() -> None:
     async with sites(limits=ClientLimits(sessions=1), slow=0) as (one, two):
         with trio.CancelScope() as scope:

@@ -195,6 +195,25 @@ async def test_the_seat_is_free_before_the_goodbyes_are_said(autojump_clock: Moc
         assert meters.ledger.total.sessions == 0
 
 
+async def test_a_client_that_is_answered_its_goodbye_finds_its_seat_free(
+    autojump_clock: MockClock,
+) -> None:
+    class Elsewhere(Metering):
+        """It takes a while to be told."""
+
+        async def settled(self) -> None:
+            assert self.ledger.total.sessions == 0
+            await trio.sleep(0.3)
+
+    meters = Elsewhere(Rules())
+    async with ready(meters) as at_work:
+        at_work.client.leaves()
+        await settle(0.3)
+        assert at_work.ended_at is None
+        await settle(0.1)
+        assert at_work.ended_at is not None
+
+
 async def test_a_seat_is_left_once_and_counts_no_more_then() -> None:
     meters = metering()
     seat, other = seated(meters), seated(meters)

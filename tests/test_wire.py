@@ -914,6 +914,44 @@ async def test_how_a_leg_ended_is_told() -> None:
     assert ends[4].code == 1002
 
 
+async def test_a_peers_goodbye_is_answered_when_all_is_over_here(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    over_at = 0.0
+
+    async def clear_up(leg: Leg) -> None:
+        nonlocal over_at
+        assert (await until_gone(leg)).code == 4321
+        leg.post("to one who has closed")
+        await trio.sleep(3)
+        over_at = trio.current_time()
+
+    async with in_memory(clear_up) as peer:
+        await peer.close(4321)
+        frame = await peer.frame()
+        assert frame is not None
+        assert frame.payload == (4321, "")
+        assert trio.current_time() == over_at > 0
+        assert await peer.frame() is None
+
+
+async def test_what_is_unsent_when_the_peer_closes_is_not_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def talk(leg: Leg) -> None:
+        for _ in range(20):
+            leg.post("." * 100_000)
+        assert leg.unsent_frames
+        assert (await until_gone(leg)).code == 1000
+        assert not leg.unsent_frames
+
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    async with over((ours, theirs), talk) as peer:
+        await peer.upgraded()
+        await peer.close()
+        assert await peer.close_code() == 1000
+
+
 @pytest.mark.conformance("C-234")
 @pytest.mark.parametrize("behind", [b"", b"more and more" * 1_000_000])
 async def test_text_that_is_no_utf_8_is_closed_with_1007(behind: bytes) -> None:
