@@ -3,14 +3,16 @@ the session asks for.
 
 It knows trio, the clock and both codecs, and decides nothing: what a message means is the session's
 affair, how a socket behaves is the wire's. One nursery owns everything of a connection: a pump for
-the client, one task for each upstream leg (dial, then pump), the alarm clock, endpoint calls. Pumps
-only post, so none of them waits for the other side, and between hearing of something and having
-posted all that follows from it there is no checkpoint: no two steps of a session mix.
+the client, one task for each upstream leg (dial, then pump), endpoint calls; the task that opens it
+is the alarm clock. Pumps only post, so none of them waits for the other side, and between hearing
+of something and having posted all that follows from it there is no checkpoint: no two steps of a
+session mix.
 
 At the client's edge are the ears and the mouth: the session knows the upstream's formats only.
 """
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -129,7 +131,7 @@ class _Bridge:
         self._ears_and_mouth: _EarsAndMouth | None = None
         self._backlog_ms = 0.0  # what the session was last told of it
         self._alarm = trio.CancelScope()
-        self._over = trio.Event()
+        self._over = False
         self._close: Close | None = None
 
     async def run(self, going_away: trio.Event) -> None:
@@ -145,11 +147,7 @@ class _Bridge:
         async with trio.open_nursery() as self._nursery:
             self._tell(lambda now: self._session.opened(now, self._wall()))
             self._nursery.start_soon(self._hear_client)
-            self._nursery.start_soon(self._keep_time)
-            self._nursery.start_soon(self._leave, going_away)
-            if self._seat is not None:
-                self._nursery.start_soon(self._meter, self._seat)
-            await self._over.wait()
+            await self._keep_time(going_away)
             seat = self._seat
             self._leave_seat()
             for leg in list(self._upstreams):
@@ -164,18 +162,23 @@ class _Bridge:
     # -- the client -------------------------------------------------------------------------------
 
     async def _hear_client(self) -> None:
-        with self._blame_on_us():
+        try:
             try:
                 await self._client.hear(self._heard_client)
             except LegGone as gone:
-                end = ClientGone(gone.code, gone.reason)
-            if not self._over.is_set():
-                # Behind a code are the client's own words, which may be anything (C-197).
-                log.info("client gone", code=end.code, reason="" if end.code else end.reason)
-                self._observer.client_gone(end.code)
-                self._ended(_END.get(end.code, End.CLOSED))
-                self._tell(lambda now: self._session.client_gone(end, now))
-                self._over.set()
+                self._client_gone(ClientGone(gone.code, gone.reason))
+        except Exception:
+            self._failed()
+
+    def _client_gone(self, end: ClientGone) -> None:
+        if self._over:
+            return
+        # Behind a code are the client's own words, which may be anything (C-197).
+        log.info("client gone", code=end.code, reason="" if end.code else end.reason)
+        self._observer.client_gone(end.code)
+        self._ended(_END.get(end.code, End.CLOSED))
+        self._tell(lambda now: self._session.client_gone(end, now))
+        self._finish()
 
     def _heard_client(self, frame: Frame) -> Then:
         visit = self._visit
@@ -209,7 +212,7 @@ class _Bridge:
 
     def _client_audio(self, frame: bytes) -> None:
         # The hot path: nothing is allocated here but what the frame itself becomes.
-        if self._over.is_set():
+        if self._over:
             return
         session, edge = self._session, self._ears_and_mouth
         chunk = edge.ears.feed(frame) if edge else None
@@ -228,28 +231,29 @@ class _Bridge:
     # -- upstream legs ----------------------------------------------------------------------------
 
     async def _hold_upstream(self, number: int, upstream: "_Upstream", target: Target) -> None:
-        with self._blame_on_us(), upstream.scope, self._observed(number):
-            try:
+        try:
+            self._observer.dialling(number, trio.current_time())
+            with upstream.scope:
                 async with self._dial(target) as leg:
                     upstream.leg = leg
                     self._observer.opened(number, leg, trio.current_time())
                     if self._holds(number):  # else a late success (C-236)
-                        self._tell(
-                            lambda now: self._session.upstream_opened(number, now, self._wall())
-                        )
+                        self._upstream_opened(number)
                         await self._hear_upstream(number, leg)
-            except DialFailed as failed:
-                how = Loss.UNREACHABLE if failed.status is None else Loss.REFUSED
-                self._observer.not_opened(number, refused=how is Loss.REFUSED)
-                self._upstream_gone(number, UpstreamGone(how, failed.status, reason=failed.reason))
-
-    @contextlib.contextmanager
-    def _observed(self, number: int) -> Iterator[None]:
-        self._observer.dialling(number, trio.current_time())
-        try:
-            yield
+        except DialFailed as failed:
+            self._not_opened(number, failed)
+        except Exception:
+            self._failed()
         finally:
             self._observer.upstream_over(number)
+
+    def _upstream_opened(self, number: int) -> None:
+        self._tell(lambda now: self._session.upstream_opened(number, now, self._wall()))
+
+    def _not_opened(self, number: int, failed: DialFailed) -> None:
+        how = Loss.UNREACHABLE if failed.status is None else Loss.REFUSED
+        self._observer.not_opened(number, refused=how is Loss.REFUSED)
+        self._upstream_gone(number, UpstreamGone(how, failed.status, reason=failed.reason))
 
     async def _hear_upstream(self, number: int, leg: Leg) -> None:
         try:
@@ -315,7 +319,7 @@ class _Bridge:
                 log.info("upstream does not keep up, oldest audio dropped", leg=number)
 
     def _holds(self, number: int) -> bool:
-        return number in self._upstreams and not self._over.is_set()
+        return number in self._upstreams and not self._over
 
     def _hang_up(self, number: int) -> None:
         upstream = self._upstreams.pop(number, None)
@@ -324,36 +328,56 @@ class _Bridge:
 
     # -- time, endpoints, and the daemon's end ----------------------------------------------------
 
-    async def _keep_time(self) -> None:
-        while not self._over.is_set():  # then nobody would move a deadline that has passed
-            with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
-                await trio.sleep_forever()
-            self._tell(self._session.deadline_passed)
+    async def _keep_time(self, going_away: trio.Event) -> None:
+        """Until the conversation is over, see to what falls due: the session's deadlines, what is
+        used, the daemon's end."""
+        meter_at = math.inf if self._seat is None else trio.current_time() + METER_S
+        leave = going_away.wait
+        while not self._over:  # then nobody would move a deadline that has passed
+            due = min(self._session.next_deadline(), meter_at)
+            with trio.CancelScope(deadline=due) as self._alarm:
+                await leave()
+                leave = trio.sleep_forever
+                self._ended(End.KEPT)
+                self._tell(self._session.going_away)
+            now = trio.current_time()
+            if now >= self._session.next_deadline():
+                self._tell(self._session.deadline_passed)
+            if now >= meter_at:
+                meter_at = now + METER_S
+                self._meter()
+
+    def _finish(self) -> None:
+        """The conversation is over: nothing is told to the session any more, and we leave."""
+        self._over = True
+        self._alarm.cancel()
 
     async def _call(self, call: CallEndpoint, scope: trio.CancelScope) -> None:
-        with self._blame_on_us(), scope:
-            if self._visit is not None:
-                await self._visit.written()  # else after a crash it would be called again (C-259)
-            output, ok = await self._functions(call)
-            if self._calls.get(call.call) is scope:
-                del self._calls[call.call]
-                self._tell(lambda now: self._session.endpoint_answered(call.call, output, ok, now))
-
-    async def _leave(self, going_away: trio.Event) -> None:
-        await going_away.wait()
-        self._ended(End.KEPT)
-        self._tell(self._session.going_away)
+        try:
+            with scope:
+                if self._visit is not None:
+                    await self._visit.written()  # else a crash would have it called again (C-259)
+                output, ok = await self._functions(call)
+                if self._calls.get(call.call) is scope:
+                    del self._calls[call.call]
+                    answer = partial(self._session.endpoint_answered, call.call, output, ok)
+                    self._tell(answer)
+        except Exception:
+            self._failed()
 
     # -- what is used -----------------------------------------------------------------------------
 
-    async def _meter(self, seat: Seat) -> None:
-        while True:
-            await trio.sleep(METER_S)
-            with self._blame_on_us():
-                reached = self._spend(seat)
-                if reached is not None and not self._over.is_set():
-                    seat.stopped_by(reached)
-                    self._tell(partial(self._limit_reached, reached))
+    def _meter(self) -> None:
+        seat = self._seat
+        if seat is None or self._over:
+            return
+        try:
+            reached = self._spend(seat)
+            if reached is not None:
+                seat.stopped_by(reached)
+                self._tell(partial(self._limit_reached, reached))
+        except Exception:
+            self._failed()
 
     def _limit_reached(self, reached: Reached, now: float) -> list[Action]:
         return self._session.limit_reached(reached.text, now, rate=reached.is_rate)
@@ -375,13 +399,13 @@ class _Bridge:
 
     async def _resumes(self, visit: Visit, frame: Frame) -> bool:
         """Whether this frame was the client's way to say that it is back, and no more than that."""
-        if self._over.is_set() or self._is_too_big(frame):
+        if self._over or self._is_too_big(frame):
             return False
         first = _first_message(frame)
         if first is None:
             return False
         returned = await visit.decided(first)
-        if returned is None or self._over.is_set():
+        if returned is None or self._over:
             return False
         self._observer.resumed(was_connected=returned.was_connected)
         newcomer = self._session
@@ -403,18 +427,18 @@ class _Bridge:
 
     def _superseded(self) -> bytes | None:
         """Another connection has the conversation (C-256): not a word more here."""
-        if self._over.is_set():
+        if self._over:
             return None
         self._session.client_backlog(self._client.unsent_audio_ms)
         left = self._parked()
         self._close = Close(1000, "superseded")
         self._observer.superseded()
-        self._over.set()
+        self._finish()
         return left
 
     def _ended(self, how: End) -> None:
         """Say at once what becomes of the conversation; what is said later does not count."""
-        if self._visit is None or self._over.is_set():
+        if self._visit is None or self._over:
             return
         if how is End.KEPT and not self._visit.durable:
             how = End.BROKEN
@@ -435,9 +459,9 @@ class _Bridge:
 
     def _tell(self, what_happened: Callable[[float], list[Action]]) -> None:
         """Tell the session of something, unless it is over, and do what it answers."""
-        if self._over.is_set():
+        if self._over:
             return
-        with self._blame_on_us():
+        try:
             unsent = self._client.unsent_audio_ms
             if unsent or self._backlog_ms:
                 self._session.client_backlog(unsent)
@@ -449,6 +473,8 @@ class _Bridge:
             if self._visit is not None and self._session.revision != self._revision:
                 self._revision = self._session.revision
                 self._visit.changed(self._session)
+        except Exception:
+            self._failed()
 
     def _perform(self, actions: list[Action]) -> None:
         redelivered: list[voice_agent.ClientMessage | bytes] = []
@@ -487,7 +513,7 @@ class _Bridge:
                 case Close():
                     self._ended(End.CLOSED if action.code == 1000 else End.BROKEN)
                     self._close = action
-                    self._over.set()
+                    self._finish()
                 case _:
                     assert_never(action)
         self._set_alarm()
@@ -517,20 +543,17 @@ class _Bridge:
         if due < self._alarm.deadline:
             self._alarm.deadline = due
 
-    @contextlib.contextmanager
-    def _blame_on_us(self) -> Iterator[None]:
-        """What a session or codec raises is a bug: it ends this connection, in words (C-177)."""
-        try:
-            yield
-        except Exception:
-            log.exception("conversation failed")
-            self._observer.failed()
-            code = "INTERNAL_SERVER_ERROR"
-            error = voice_agent.Error(description="The relay failed.", code=code)
-            self._client.post(voice_agent.encode(error))
-            self._ended(End.BROKEN)
-            self._close = Close(1011, code)
-            self._over.set()
+    def _failed(self) -> None:
+        """To be called where an exception is caught: what a session or codec raises is a bug, and
+        ends this connection, in words (C-177)."""
+        log.exception("conversation failed")
+        self._observer.failed()
+        code = "INTERNAL_SERVER_ERROR"
+        error = voice_agent.Error(description="The relay failed.", code=code)
+        self._client.post(voice_agent.encode(error))
+        self._ended(End.BROKEN)
+        self._close = Close(1011, code)
+        self._finish()
 
 
 class _Upstream:
