@@ -10,6 +10,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, Self
 
 import msgspec
@@ -133,7 +134,7 @@ class Pair:
         for leg in list(self.upstreams):
             del self.upstreams[leg]
             gone = UpstreamGone(Loss.LOST, reason="cut")
-            self._perform(self.session.upstream_gone(leg, gone, self.now))
+            self._upstream_gone(leg, gone)
         return self
 
     def hangs_up(self) -> Self:
@@ -262,7 +263,7 @@ class Pair:
             case Dial(leg, target):
                 self.dialled.append(target)
                 held = simulated.conversation(self.script, leg, target.model)
-                self._later(lambda leg=leg, held=held: self._connect(leg, held))
+                self._later(partial(self._connect, leg, held))
             case Hangup(leg):
                 self.hung_up.append(leg)
                 self.upstreams.pop(leg, None)
@@ -318,12 +319,12 @@ class Pair:
         if self.unreachable:
             self.unreachable -= 1
             gone = UpstreamGone(Loss.UNREACHABLE, reason="nobody there")
-            self._perform(self.session.upstream_gone(leg, gone, self.now))
+            self._upstream_gone(leg, gone)
             return
         if self.refused:
             self.refused -= 1
             gone = UpstreamGone(Loss.REFUSED, status=401, reason="HTTP status 401")
-            self._perform(self.session.upstream_gone(leg, gone, self.now))
+            self._upstream_gone(leg, gone)
             return
         self.upstreams[leg] = held
         self._perform(self.session.upstream_opened(leg, self.now, WALL))
@@ -333,14 +334,15 @@ class Pair:
         for output in outputs:
             if isinstance(output, simulated.Hangup):
                 gone = UpstreamGone(Loss.CLOSED, code=output.code, reason=output.reason)
-                self._later(
-                    lambda gone=gone: self._perform(self.session.upstream_gone(leg, gone, self.now))
-                )
+                self._later(partial(self._upstream_gone, leg, gone))
             else:
                 frame = realtime.encode(output)
                 if self._is_new(msgspec.json.decode(frame)):
                     oracle.check_server_event(frame)
-                self._later(lambda frame=frame: self._hears(leg, frame))
+                self._later(partial(self._hears, leg, frame))
+
+    def _upstream_gone(self, leg: int, gone: UpstreamGone) -> None:
+        self._perform(self.session.upstream_gone(leg, gone, self.now))
 
     def _hears(self, leg: int, frame: str) -> None:
         if leg not in self.upstreams or self.closed:

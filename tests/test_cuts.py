@@ -4,8 +4,6 @@ Either socket and the process itself, at every frame and every dial of recorded 
 (all of them) and any number of times (as many as Hypothesis tries).
 """
 
-from typing import Any
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -24,7 +22,7 @@ from tests.cuts import (
 )
 
 CONTINUITY = ("C-186", "C-244", "C-245", "C-246", "C-257", "C-258", "C-260", "C-261")
-named: Any = pytest.mark.parametrize(
+named = pytest.mark.parametrize(
     "conversation", CONVERSATIONS, ids=lambda conversation: conversation.__name__
 )
 

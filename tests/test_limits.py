@@ -14,6 +14,7 @@ from relay.limits import (
     Account,
     ClientLimits,
     Ledger,
+    LimitName,
     Limits,
     Reached,
     Rules,
@@ -117,7 +118,7 @@ def test_other_limits_take_effect_at_once_and_leave_the_counts() -> None:
     ],
 )
 def test_a_budget_is_for_any_hour_or_day_and_says_when_there_is_more(
-    limit: dict[str, Any], spent: dict[str, Any], span_s: float
+    limit: dict[LimitName, Any], spent: dict[str, Any], span_s: float
 ) -> None:
     ledger, in_force, slot_s = Ledger(), rules(**limit), span_s / SLOTS
     ledger.admit("a", in_force, START)
@@ -256,8 +257,8 @@ def test_who_used_something_is_forgotten_when_that_counts_no_more() -> None:
 def test_who_was_too_fast_is_forgotten_when_that_is_made_up_for(what: str) -> None:
     ledger, rate = Ledger(), f"{what}_per_s"
     in_force = Rules(
-        key=ClientLimits(**{rate: 1000}),  # type: ignore[arg-type]  # which one, the test says
-        named={"a": ClientLimits(**{rate: 2})},  # type: ignore[arg-type]
+        key=ClientLimits(**{rate: 1000}),
+        named={"a": ClientLimits(**{rate: 2})},
     )
     ledger.admit("a", in_force, START)
     spend(ledger, in_force, START, **{what: 121})

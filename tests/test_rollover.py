@@ -242,8 +242,8 @@ def test_however_often_the_upstream_is_lost_nothing_is_lost_or_doubled(
     log = pair.session.log
     written = [item for item in log if item.role == "user" and (item.id or "").find("_usr_") > 0]
     assert len(written) == len(cuts)
-    calls = [item.call_id for item in log if item.type == "function_call"]
-    results = [item.call_id for item in log if item.type == "function_call_output"]
+    calls = [item.call_id or "" for item in log if item.type == "function_call"]
+    results = [item.call_id or "" for item in log if item.type == "function_call_output"]
     assert sorted(calls) == sorted(results)
     assert len(set(calls)) == len(calls)
     pair.client(says("The end")).until("LatencyReport")

@@ -94,8 +94,8 @@ async def fetch(
         head = f"{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n"
         await stream.send_all(head.encode())
         data = b"".join([chunk async for chunk in stream])
-    head, _, body = data.partition(b"\r\n\r\n")
-    status, *fields = head.decode().split("\r\n")
+    answered, _, body = data.partition(b"\r\n\r\n")
+    status, *fields = answered.decode().split("\r\n")
     found = {k.lower(): v for k, _, v in (field.partition(": ") for field in fields)}
     return int(status.split()[1]), found, body
 

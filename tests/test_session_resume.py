@@ -11,6 +11,7 @@ from relay.session.facts import UpstreamTraits
 from relay.settings import MappingOptions, Passthrough
 from relay.settings.options import Tracing
 from tests import scenes
+from tests.playbook import Playbook
 from tests.returning import Returning
 from tests.scenes import answer, calls, created, request, response_created, settings
 from tests.test_pair import SETTINGS, SPEECH, answer_calls, assert_settled
@@ -261,7 +262,7 @@ def test_a_batch_that_was_not_complete_is_announced_once() -> None:
     assert isinstance(left, Session)
     lost = left.parked(book.clock, book.wall)
     back = Session.restored(lost, options=left.options, mapping=left.mapping, lost_wall=book.wall)
-    again = scenes.Playbook(back)
+    again = Playbook(back)
     again._perform(back.resumed(Admission("request-2"), again.clock, again.wall))
     again.formats().dials().upstream_opens(2).upstream(created(), leg=2)
     again.to_upstream("session.update", leg=2).updated(leg=2)

@@ -1,6 +1,7 @@
 """What can be seen of a process: its own use of the machine, and what its conversations used."""
 
 import os
+from typing import Any
 
 import trio
 
@@ -17,7 +18,7 @@ from tests.test_metrics import parsed
 MODEL = Config().upstream.model
 
 
-def metered(used: Used, **ledger: dict[str, int]) -> dict[str, float]:
+def metered(used: Used, **ledger: Any) -> dict[str, float]:
     """The figures that are not 0, for what was used and refused."""
     prices = {MODEL: Price(output_audio=64.0), "whisper": Price(transcribed_minute=0.5)}
     meter = Metering(Rules(), prices=prices, ledger=Ledger(**ledger))

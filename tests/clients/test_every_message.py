@@ -7,8 +7,8 @@ import trio
 
 from tests.clients.house import open_house
 from tests.clients.scenario import SETTINGS, Ears, Scene
-from tests.clients.talkers import javascript, python_async, python_sync
-from tests.clients.test_real_clients import TIMEOUT_S, Dial
+from tests.clients.talkers import Dial, javascript, python_async, python_sync
+from tests.clients.test_real_clients import TIMEOUT_S
 
 ANSWERED: list[tuple[dict[str, Any], str]] = [
     ({"type": "UpdatePrompt", "prompt": "Speak plainly."}, "PromptUpdated"),
