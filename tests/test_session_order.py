@@ -274,7 +274,7 @@ def test_the_trouble_is_the_kind_of_loss_where_the_upstream_gave_no_reason() -> 
 def test_of_the_users_audio_the_last_800_ms_are_kept_for_the_next_upstream() -> None:
     book = ready()
     for n in range(1, 11):
-        book.client_audio(pcm(100, n)).audio_to_upstream(pcm(100, n))
+        book.client_audio(pcm(100, n)).audio_to_upstream(pcm(100, n)).passes(0.11)
     book.upstream(speech_started()).to_client("UserStartedSpeaking")
     replaced(book).audio_to_upstream(b"".join(pcm(100, n) for n in range(3, 11)))
 
@@ -699,12 +699,6 @@ def test_audio_that_was_gathered_for_a_lost_upstream_is_for_the_next() -> None:
     book.client_audio(pcm(5, 2)).upstream_opens().upstream(created()).to_upstream(UPDATE)
     book.client_audio(pcm(15, 3)).updated()
     book.audio_to_upstream(pcm(5, 1) + pcm(5, 2) + pcm(15, 3)).passes(1).nothing()
-
-
-@pytest.mark.conformance("C-116", "C-118")
-def test_audio_of_a_lost_upstream_is_not_committed_on_the_next() -> None:
-    book = ready(mapping=MANUAL).client_audio(pcm(500)).audio_to_upstream(pcm(500))
-    replaced(book).client("ForceEndTurn").nothing()
 
 
 @pytest.mark.conformance("C-245", "C-093")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relay.session.facts import Loss
+from relay.settings import MappingOptions, TurnOptions
 from tests.expected import Captured, Wire, like
 from tests.playbook import WALL, Playbook
 from tests.scenes import (
@@ -14,6 +15,7 @@ from tests.scenes import (
     answering,
     assistant,
     calls,
+    committed,
     configuring,
     created,
     error,
@@ -34,6 +36,7 @@ from tests.scenes import (
     transcribed,
     types,
     user,
+    user_item,
     voice,
     warning,
 )
@@ -418,3 +421,129 @@ def nameless(event: Wire, item: str) -> dict[str, Any]:
     if "item" in named:
         named["item"] = {**named["item"], "id": item}
     return named | ({"item_id": item} if item else {})
+
+
+# What the user says, and no upstream has noticed yet.
+
+ONSET = pcm(400, 7)
+
+
+def listening(book: Playbook, *chunks: bytes) -> Playbook:
+    """The user begins to speak; the live upstream is told, and has not noticed."""
+    return book.client_audio(*chunks).audio_to_upstream(b"".join(chunks))
+
+
+@pytest.mark.conformance("C-187", "C-240")
+def test_who_begins_to_speak_just_before_a_planned_switch_is_heard_from_the_beginning() -> None:
+    book = lasting(300).passes(180).dials()
+    configured(listening(book, ONSET), 2).hangs_up(1).audio_to_upstream(ONSET)
+    book.client_audio(pcm(400, 8)).audio_to_upstream(pcm(400, 8)).upstream(speech_started())
+    book.to_client("UserStartedSpeaking")
+
+
+@pytest.mark.conformance("C-187", "C-073")
+def test_so_before_a_change_of_the_model() -> None:
+    book = ready().client(think()).dials()
+    book = configured(listening(book, ONSET), 2).hangs_up(1).to_client("ThinkUpdated")
+    book.audio_to_upstream(ONSET)
+
+
+@pytest.mark.conformance("C-187")
+def test_who_begins_to_speak_just_before_a_loss_is_heard_from_the_beginning() -> None:
+    rebuilt(listening(ready(), ONSET)).audio_to_upstream(ONSET)
+
+
+@pytest.mark.conformance("C-187")
+def test_what_comes_faster_than_it_is_spoken_is_heard_whole() -> None:
+    """As when a recording is sent: no upstream can have noticed any of it."""
+    burst = [pcm(200, n) for n in range(1, 9)]
+    rebuilt(listening(ready(), *burst)).audio_to_upstream(b"".join(burst))
+    book = listening(ready(), *burst).upstream(speech_started()).to_client("UserStartedSpeaking")
+    rebuilt(book).audio_to_upstream(b"".join(burst))
+
+
+@pytest.mark.conformance("C-187")
+def test_a_frame_longer_than_the_preroll_is_kept() -> None:
+    rebuilt(listening(ready(), pcm(1000, 7))).audio_to_upstream(pcm(1000, 7))
+
+
+@pytest.mark.conformance("C-187")
+def test_of_what_has_long_been_heard_little_is_told_again() -> None:
+    book = listening(ready(), *(pcm(200, n) for n in range(1, 9)))
+    listening(book.passes(0.7), pcm(200, 9))
+    listening(book.passes(0.2), pcm(200, 10))
+    rebuilt(book).audio_to_upstream(b"".join(pcm(200, n) for n in range(7, 11)))
+
+
+@pytest.mark.conformance("C-187")
+def test_what_is_in_a_turn_already_is_not_told_again() -> None:
+    """A new upstream would hear it as another turn."""
+    book = lasting(300).passes(180).dials().client_audio(ONSET).audio_to_upstream()
+    answered(book)
+    configured(listening(book, pcm(100, 8)), 2).hangs_up(1)
+    book.to_upstream(*["conversation.item.create"] * 2).audio_to_upstream(pcm(100, 8))
+
+
+# Where the client says when a turn ends.
+
+COMMIT = "input_audio_buffer.commit"
+DICTATED = [pcm(500, n) for n in range(1, 7)]
+
+
+def dictating(**opening: Any) -> Playbook:
+    """Without turn detection; the user says something for three seconds."""
+    book = ready(mapping=MappingOptions(turns=TurnOptions(kind="off")), **opening)
+    for chunk in DICTATED:
+        listening(book, chunk).passes(0.5)
+    return book
+
+
+@pytest.mark.conformance("C-187", "C-116")
+def test_what_is_not_committed_yet_is_told_again() -> None:
+    book = rebuilt(dictating()).audio_to_upstream(b"".join(DICTATED))
+    book.client("ForceEndTurn").to_upstream(COMMIT).upstream(committed(), *user_item())
+    book.to_upstream("response.create")
+
+
+@pytest.mark.conformance("C-187", "C-116")
+def test_so_it_is_at_a_planned_switch() -> None:
+    book = dictating().client(think()).dials()
+    book = configured(book, 2).hangs_up(1).to_client("ThinkUpdated")
+    book.audio_to_upstream(b"".join(DICTATED))
+
+
+@pytest.mark.conformance("C-187")
+def test_of_a_long_turn_the_newest_is_told_again() -> None:
+    rebuilt(dictating(held_audio_s=2.0)).audio_to_upstream(b"".join(DICTATED[2:]))
+
+
+@pytest.mark.conformance("C-187", "C-117")
+def test_a_commit_that_was_lost_is_made_again() -> None:
+    book = dictating().client("ForceEndTurn").to_upstream(COMMIT)
+    rebuilt(book).audio_to_upstream(b"".join(DICTATED)).to_upstream(COMMIT).passes(1).nothing()
+    book.upstream(committed(), *user_item()).to_upstream("response.create")
+
+
+@pytest.mark.conformance("C-187", "C-116")
+def test_it_is_padded_again() -> None:
+    book = ready(mapping=MappingOptions(turns=TurnOptions(kind="off")))
+    listening(book, pcm(60)).client("ForceEndTurn").audio_to_upstream(pcm(40, 0))
+    book.to_upstream(COMMIT)
+    rebuilt(book).audio_to_upstream(pcm(60) + pcm(40, 0)).to_upstream(COMMIT)
+
+
+@pytest.mark.conformance("C-187", "C-117")
+def test_a_turn_that_the_client_ended_is_ended_on_the_next_upstream_too() -> None:
+    """With turn detection as well: no more audio may come that would let it notice the pause."""
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    listening(book, ONSET).client("ForceEndTurn").to_upstream(COMMIT)
+    rebuilt(book).audio_to_upstream(ONSET).to_upstream(COMMIT).upstream(speech_started())
+    book.to_client("UserStartedSpeaking").upstream(committed(), *user_item())
+    book.to_upstream("response.create")
+
+
+@pytest.mark.conformance("C-187", "C-179")
+def test_a_commit_of_nothing_is_not_made_again() -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.client("ForceEndTurn").to_upstream(COMMIT)
+    rebuilt(book).passes(30).nothing()

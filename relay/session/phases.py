@@ -13,8 +13,6 @@ from relay.session.actions import Dial, Hangup, Redeliver, SetFormats, Target
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import Leg, LegPhase, State, Timer
 
-PREROLL_MS = 800.0
-"""300 ms from before the speech (4.8), and the time it takes to be noticed."""
 REFUSED_FOR_GOOD = (401, 403, 404)
 """HTTP statuses of the upstream's handshake that another attempt does not mend (C-024)."""
 
@@ -60,7 +58,7 @@ def agreed(s: State, message: voice_agent.Settings) -> bool:
     heard = plan.formats.upstream_input
     s.append_bytes = max(1, heard.nbytes(s.options.append_min_ms))
     s.held_bytes = heard.nbytes(s.options.held_audio_s * 1000)
-    s.preroll_bytes = min(s.held_bytes, heard.nbytes(PREROLL_MS)) if s.options.rollover else 0
+    s.preroll_bytes = s.held_bytes if plan.manual else heard.nbytes(turns.PREROLL_MS)
     if plan.ignored:
         s.note("info", "settings_ignored", paths=", ".join(plan.ignored))
     return True

@@ -231,8 +231,10 @@ def _switch(s: State, leg: Leg) -> None:
     told = s.kept or any(isinstance(frame, bytes) for frame in s.held)
     s.said_until = s.now + NOTICED_S if told else -math.inf
     if s.kept:
-        s.append(b"".join(s.kept), leg)
+        s.append(b"".join(audio for _, audio in s.kept), leg)
         s.uncommitted_bytes = s.kept_bytes
+        if any(want.waits_for_commit for want in s.wants):
+            turns.commit(s)
 
 
 def _catch_up(s: State) -> None:
@@ -267,9 +269,7 @@ def settle(s: State) -> None:
     if s.response is not None:
         responses.abandon(s, s.response)
     s.requested = s.retrying = None
-    if s.turn is not TurnPhase.SPEAKING or s.applied.manual:
-        # No commit will come: the upstream that was asked for it is gone, and hears no more turns
-        # by itself.
+    if not s.kept:  # the next upstream is told nothing that it could commit
         s.wants = [want for want in s.wants if not want.waits_for_commit]
     for want in s.wants:
         want.waits_for = []
@@ -277,10 +277,6 @@ def settle(s: State) -> None:
         s.wants.insert(0, again)
     s.wants = _merged(s.wants)
     text.release(s)
-    if turns.is_saying(s):
-        s.said_until = math.inf
-    else:
-        s.kept, s.kept_bytes = [], 0
     text.end_turn(s)
     if s.updating is not None:
         s.updates.insert(0, s.updating.message)

@@ -370,7 +370,8 @@ class Kept(msgspec.Struct, kw_only=True):
     append_bytes: int = 0
     """Audio of at least so many bytes needs no gathering."""
     preroll_bytes: int = 0
-    """So much of the user's audio is kept from before they are known to speak."""
+    """So much of the user's audio is kept from before they are known to speak; where only the
+    client knows, all that may be."""
     held_bytes: int = 0
     """So much of it is kept at most."""
     held: list[voice_agent.ClientMessage | bytes] = []
@@ -397,8 +398,8 @@ class Kept(msgspec.Struct, kw_only=True):
     answered_commits: int = 0
     """How many of them some response has followed."""
     cancelled_for_speech: bool = False
-    kept: list[bytes] = []
-    """The last of the user's audio, while it is in no committed turn."""
+    kept: list[tuple[float, bytes]] = []
+    """The last of the user's audio and when it came, while it is in no committed turn."""
     kept_bytes: int = 0
     said_until: float = -math.inf
     """Until then some of that may be speech that a new upstream has been told and has not noticed

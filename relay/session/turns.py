@@ -13,6 +13,8 @@ from relay.session.state import Leg, Reason, State, Timer, TurnPhase, UserItem, 
 
 COMMIT_MIN_MS = 100.0
 """The upstream refuses to commit less (2.2)."""
+PREROLL_MS = 800.0
+"""300 ms from before the speech (4.8), and the time it takes to be noticed."""
 BEGAN_TO_SPEAK = "The user began to speak."
 REPLACED = "Another message took its place."
 
@@ -73,7 +75,8 @@ def said(s: State, item: str) -> UserItem:
     history.spoke(s, item)
     user = text.user_item(s, item)
     wanted = user.pending and s.options.rollover and item
-    s.unwritten_item, s.unwritten = (item, s.kept) if wanted else ("", [])
+    s.unwritten_item = item if wanted else ""
+    s.unwritten = [audio for _, audio in s.kept] if wanted else []
     s.kept, s.kept_bytes, s.said_until = [], 0, -math.inf
     return user
 
@@ -201,9 +204,7 @@ def force_end_turn(s: State) -> None:
         if any(want.waits_for_commit for want in s.wants):
             return  # asked already
         flush_audio(s)
-        if s.applied.manual:
-            _pad_to_commit(s)
-        s.ask(realtime.InputAudioBufferCommit(event_id=s.new_id("cmt")))
+        commit(s)
         s.wants.append(
             Want(
                 reason=Reason.FORCE_END_TURN, serial=s.number(), since=s.now, waits_for_commit=True
@@ -211,6 +212,13 @@ def force_end_turn(s: State) -> None:
         )
     elif _unanswered(s) and not _end_already_forced(s):
         s.wants.append(Want(reason=Reason.FORCE_END_TURN, serial=s.number(), since=s.now))
+
+
+def commit(s: State) -> None:
+    """Ask the upstream to end the turn with what it was told."""
+    if s.applied.manual:
+        _pad_to_commit(s)
+    s.ask(realtime.InputAudioBufferCommit(event_id=s.new_id("cmt")))
 
 
 def nothing_to_commit(s: State) -> None:
@@ -241,17 +249,20 @@ def flush_audio(s: State) -> None:
 
 
 def keep(s: State, audio: bytes) -> None:
-    """Remember what the user is saying, in case the upstream that hears it is lost (4.8)."""
-    s.kept.append(audio)
+    """Remember what the user may be saying, in case its upstream is replaced (4.8): a turn whole,
+    and before one what came last, which may be much if it comes faster than it is spoken."""
+    s.kept.append((s.now, audio))
     s.kept_bytes += len(audio)
-    limit = s.held_bytes if is_saying(s) else s.preroll_bytes
-    while s.kept_bytes > limit:
-        s.kept_bytes -= len(s.kept.pop(0))
+    noticed = -math.inf if is_saying(s) else s.now - PREROLL_MS / 1000
+    while s.kept_bytes > s.held_bytes or (
+        s.kept_bytes > s.preroll_bytes and s.kept[0][0] <= noticed
+    ):
+        s.kept_bytes -= len(s.kept.pop(0)[1])
 
 
 def is_saying(s: State) -> bool:
-    """The user may be in the middle of a turn, which then is to be heard whole by the next upstream
-    if this one is lost."""
+    """The user may be in the middle of a turn, which then is to be heard whole by the next
+    upstream."""
     return s.turn is TurnPhase.SPEAKING or s.now < s.said_until
 
 
