@@ -17,6 +17,9 @@ from typing import Final
 import trio
 from trio.lowlevel import Abort, Task, wait_readable
 
+from relay import upkeep
+from relay.upkeep import Upkeep
+
 PAUSE_S: Final = 0.0015
 """How long frames are gathered where they are many. The kernel is asked to wake us after whole
 milliseconds, rounded up, so that it adds 2 ms at the most to the latency of one: short beside a
@@ -40,8 +43,8 @@ def pause_s(served: int, elapsed_s: float) -> float:
 async def opened() -> "AsyncIterator[Switchboard]":
     """A switchboard, for as long as the block lasts. Tasks that attach must have ended by then."""
     with contextlib.closing(select.epoll()) as epoll:
-        async with trio.open_nursery() as nursery:
-            switchboard = Switchboard(epoll)
+        async with upkeep.opened() as kept_up, trio.open_nursery() as nursery:
+            switchboard = Switchboard(epoll, kept_up)
             nursery.start_soon(switchboard.run)
             yield switchboard
             nursery.cancel_scope.cancel()
@@ -50,7 +53,9 @@ async def opened() -> "AsyncIterator[Switchboard]":
 class Switchboard:
     """Made by `opened`."""
 
-    def __init__(self, epoll: select.epoll) -> None:
+    def __init__(self, epoll: select.epoll, kept_up: Upkeep) -> None:
+        self.upkeep = kept_up
+        """For those who attach: what waits for something else than reading."""
         self._epoll = epoll
         self._attached: dict[int, _Attached] = {}
         self._turns = 0

@@ -29,19 +29,29 @@ import ssl
 import struct
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
-from typing import Final, NoReturn, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import h11
 import trio
 import trio_websocket
 
-from relay import websocket
+from relay import upkeep, websocket
 from relay.causes import in_words
 from relay.lines import Line, SocketLine, TlsLine, line_over
 from relay.switchboard import Switchboard
+from relay.upkeep import Upkeep
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: text or binary, told apart by opcode only."""
@@ -251,8 +261,7 @@ async def secured(
     return line
 
 
-@contextlib.asynccontextmanager
-async def dial(
+def dial(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
@@ -261,41 +270,88 @@ async def dial(
     limits: Limits = UPSTREAM_LEG,
     subprotocols: Iterable[str] = (),
     switchboard: Switchboard | None = None,
-) -> "AsyncIterator[Leg]":
+) -> "AbstractAsyncContextManager[Leg]":
     """Open a WebSocket to `url` (`ws:` or `wss:`), for as long as the block lasts.
 
     Raises DialFailed on entry, at once where the cause is known at once, else after `deadline_s`;
     ValueError if `url` is none. The default `ssl_context` verifies the server's certificate.
     """
     address = _Address.of(url)
-    deadline = trio.current_time() + deadline_s
-    stream = await _connected(address, ssl_context, deadline, deadline_s)
-    opened = dial_over(
-        stream,
-        url,
-        headers=headers,
-        deadline_s=deadline - trio.current_time(),
-        limits=limits,
-        subprotocols=subprotocols,
-        switchboard=switchboard,
-    )
-    async with opened as leg:
-        yield leg
+
+    async def connect(kept_up: Upkeep) -> Leg:
+        deadline = trio.current_time() + deadline_s
+        stream = await _connected(address, ssl_context, deadline, deadline_s)
+        opened = await _asked(stream, address, headers, deadline, subprotocols)
+        line = line_over(stream)
+        return Leg(line, limits, kept_up, switchboard, client=True, opened=opened)
+
+    return _dialled(connect, switchboard)
 
 
-@contextlib.asynccontextmanager
-async def dial_over(
+def dial_over(
     stream: trio.abc.Stream,
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
     deadline_s: float = 10.0,
     limits: Limits = UPSTREAM_LEG,
-    subprotocols: Iterable[str] = (),
-    switchboard: Switchboard | None = None,
-) -> "AsyncIterator[Leg]":
+) -> "AbstractAsyncContextManager[Leg]":
     """The rest of `dial`, over a stream that is connected; closes it."""
     address = _Address.of(url)
+
+    async def connect(kept_up: Upkeep) -> Leg:
+        deadline = trio.current_time() + deadline_s
+        opened = await _asked(stream, address, headers, deadline, ())
+        return Leg(line_over(stream), limits, kept_up, None, client=True, opened=opened)
+
+    return _dialled(connect, None)
+
+
+_Connect: TypeAlias = "Callable[[Upkeep], Awaitable[Leg]]"
+
+
+def _dialled(
+    connect: _Connect, switchboard: Switchboard | None
+) -> "AbstractAsyncContextManager[Leg]":
+    return _alone(connect) if switchboard is None else _Dialled(connect, switchboard.upkeep)
+
+
+class _Dialled(AbstractAsyncContextManager["Leg"]):
+    """What `dial` returns. A generator would hold all that was needed to connect for as long as the
+    leg lives."""
+
+    __slots__ = ("_connect", "_leg", "_upkeep")
+
+    def __init__(self, connect: _Connect, kept_up: Upkeep) -> None:
+        self._connect: _Connect | None = connect
+        self._upkeep = kept_up
+
+    async def __aenter__(self) -> "Leg":
+        assert self._connect is not None, "one dial is for one block"
+        connect, self._connect = self._connect, None
+        self._leg = await connect(self._upkeep)
+        return await self._leg.__aenter__()
+
+    def __aexit__(self, *end: object) -> Coroutine[Any, Any, None]:
+        return self._leg.__aexit__(*end)
+
+
+@contextlib.asynccontextmanager
+async def _alone(connect: _Connect) -> "AsyncIterator[Leg]":
+    """The same for a leg that has an upkeep of its own."""
+    with _ungrouped():
+        async with upkeep.opened() as own, await connect(own) as leg:
+            yield leg
+
+
+async def _asked(
+    stream: trio.abc.Stream,
+    address: "_Address",
+    headers: Mapping[str, str] | None,
+    deadline: float,
+    subprotocols: Iterable[str],
+) -> "_Opened":
+    """Ask for the upgrade; closes `stream` if there is none."""
 
     async def opening(
         nursery: trio.Nursery, stream: trio.abc.Stream
@@ -312,37 +368,35 @@ async def dial_over(
 
     try:
         try:
-            opened = await _open(stream, opening, trio.current_time() + deadline_s)
+            return await _open(stream, opening, deadline)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
             raise
     except _NotOpened as failure:
         raise _why_not(failure) from failure.__cause__
-    leg = Leg(line_over(stream), limits, switchboard, client=True, opened=opened)
-    async with leg._alive():
-        yield leg
 
 
 class Leg:
     """One open WebSocket. Made by `dial` and `serve_connection` only.
 
-    One task may `receive`, and must be quick to do so again: pings are answered on the way. Or it
-    may `hear`, which costs far less where there is a switchboard. Anyone may `post`, which never
-    waits: a frame is sent at once if the peer takes it, else it goes into an outbox that one writer
-    drains in order. A leg that cannot keep up is lost (see `Limits`), and a leg that is gone
-    swallows what is posted; `receive` is where one learns of it.
+    It is the context of the block for which it lives. One task may `receive`, and must be quick to
+    do so again: pings are answered on the way. Or it may `hear`, which costs far less where there
+    is a switchboard. Anyone may `post`, which never waits: a frame is sent at once if the peer
+    takes it, else it goes into an outbox that one writer drains in order. A leg that cannot keep up
+    is lost (see `Limits`), and a leg that is gone swallows what is posted; `receive` is where one
+    learns of it.
     """
 
     # A dictionary of so many would take six times the memory, for each of two legs of a session.
     # fmt: off
     __slots__ = (
-        "_attached", "_awaited", "_being_read", "_big", "_caught_up", "_clear", "_client",
-        "_close_sent", "_control", "_control_bytes", "_ended", "_farewell", "_gone", "_incoming",
+        "_attached", "_being_read", "_big", "_changes", "_clear", "_client", "_close_sent",
+        "_control", "_control_bytes", "_ended", "_farewell", "_fault", "_gone", "_incoming",
         "_last_word", "_limits", "_line", "_messages", "_outbox", "_ping_at", "_pinged",
-        "_pong_due", "_rest", "_room", "_scope", "_sending", "_switchboard", "_turn",
-        "_unsent_bytes", "_waits", "_work", "_written", "behind", "frames_in", "frames_out",
-        "shed_audio_ms", "subprotocol", "unsent_audio_ms",
+        "_pong_due", "_rest", "_round", "_scope", "_sending", "_switchboard", "_unsent_bytes",
+        "_upkeep", "_waits", "_written", "behind", "frames_in", "frames_out", "shed_audio_ms",
+        "subprotocol", "unsent_audio_ms",
     )
     # fmt: on
 
@@ -350,6 +404,7 @@ class Leg:
         self,
         line: Line,
         limits: Limits,
+        kept_up: Upkeep,
         switchboard: Switchboard | None,
         *,
         client: bool,
@@ -357,12 +412,13 @@ class Leg:
     ) -> None:
         self._line = line
         self._limits = limits
+        self._upkeep = kept_up
         self._switchboard = switchboard
         self._attached: int | None = None  # the descriptor, while the switchboard reads
         self._client = client
         self._incoming = websocket.Incoming(masked=not client, max_message=limits.max_message)
         self._messages = self._incoming.messages
-        self._clear = False  # nothing waits to be sent: what is posted may be sent at once
+        self._clear = line.immediate  # nothing waits: what is posted may be sent at once
         self._rest = b""  # what the line has not taken of what was begun
         self._control: list[bytes] = []
         self._control_bytes = 0
@@ -377,16 +433,13 @@ class Leg:
         self._ping_at = trio.current_time() + limits.ping_s
         self._gone: LegGone | None = None
         self._being_read = False
-        self._awaited = False  # by a second reader
-        self._work = trio.lowlevel.ParkingLot()  # where the writer sleeps
-        self._room = trio.lowlevel.ParkingLot()  # where a reader waits for control to be sent
-        self._turn = trio.lowlevel.ParkingLot()  # where a second reader waits for the first
-        self._caught_up = trio.lowlevel.ParkingLot()
+        self._changes: trio.lowlevel.ParkingLot | None = None  # see `_change`
         self._big = False  # it has a place among `big_messages`
         self._waits = False  # for one
-        self._scope = trio.CancelScope(shield=True)
-        self._written = trio.Event()
-        self._ended = trio.Event()
+        self._scope: trio.CancelScope | None = None  # of the leg's task, while it has one
+        self._fault: Exception | None = None  # a mistake of ours
+        self._written = False  # all that will ever be
+        self._ended = False
         self.subprotocol = opened.subprotocol
         self.unsent_audio_ms = 0.0
         """Audio in the outbox: what `drop_audio` would drop now."""
@@ -463,7 +516,7 @@ class Leg:
             self.behind = True
             if self._is_filled(1):
                 self._too_much()
-        self._work.unpark()
+        self._wake()
 
     def drop_audio(self) -> float:
         """Take unsent audio out of the outbox, leaving the rest in order; how much, in ms. A frame
@@ -478,8 +531,8 @@ class Leg:
     async def caught_up(self) -> None:
         """Wait until the peer has taken so much that the leg is no longer `behind`, or the leg is
         gone. Safe to cancel."""
-        if self.behind:
-            await self._caught_up.park()
+        while self.behind:
+            await self._change()
 
     async def goodbye(
         self, code: int = 1000, reason: str = "", *, flush_s: float = FLUSH_S
@@ -497,59 +550,100 @@ class Leg:
                 self._messages = self._incoming.messages = deque(maxlen=0)  # it keeps nothing
                 self._wake()
                 with trio.move_on_after(flush_s):
-                    await self._written.wait()
-                if not self._written.is_set():
+                    while not self._written:
+                        await self._change()
+                if not self._written:
                     self._lose("goodbye not written in time")
-            await self._ended.wait()
+            while not self._ended:
+                await self._change()
 
     def drop(self) -> None:
         """End the leg at once: nothing more is written, the stream is closed."""
         self._lose("dropped")
 
-    # What follows is the leg's inner life: one task, which writes and looks at the clock.
+    async def __aenter__(self) -> "Leg":
+        self._round = self._upkeep.watch(self._look)
+        return self
 
-    @contextlib.asynccontextmanager
-    async def _alive(self) -> AsyncIterator[None]:
-        """Run the leg while the block lasts."""
-        try:
-            with _ungrouped():
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._run)
-                    try:
-                        yield
-                    finally:
-                        with trio.move_on_after(GOODBYE_S, shield=True):
-                            await self.goodbye(self._last_word, flush_s=1.0)
-        finally:
-            if self._big:
-                self._leave_place()
+    async def __aexit__(self, *end: object) -> None:
+        with trio.move_on_after(GOODBYE_S, shield=True):
+            await self.goodbye(self._last_word, flush_s=1.0)
+        self._round.end()
+        if self._big:
+            self._leave_place()
+        if self._fault is not None:
+            raise self._fault
+
+    # What follows is the leg's inner life. Whoever posts or reads does what can be done at once.
+    # What has to be waited for is done by a task, which is there for as long as that takes: to
+    # write to a peer that is slow, and to close.
+
+    def _wake(self) -> None:
+        """There is something to wait for."""
+        self._clear = False
+        if self._scope is None and not self._ended:
+            # Shielded: the holder's end is the leg's end, and until then a goodbye needs the
+            # writer, also when everything around is being cancelled (trap 7: else the peer sees a
+            # bare EOF).
+            self._scope = trio.CancelScope(shield=True)
+            self._upkeep.start(self._run)
 
     async def _run(self) -> None:
-        # Shielded: the holder's end is the leg's end, and until then a goodbye needs the writer,
-        # also when everything around is being cancelled (trap 7: else the peer sees a bare EOF).
+        assert self._scope is not None
         try:
             with self._scope:
                 await self._write()
-                with trio.move_on_after(PEER_CLOSE_S):
-                    await self._peer_close()
-        finally:
-            self._clear = False
-            self._written.set()
-            if self._switchboard is not None and self._attached is not None:
-                self._switchboard.release(self._attached)
+                if self._close_sent:
+                    with trio.move_on_after(PEER_CLOSE_S):
+                        await self._peer_close()
+        except Exception as fault:
+            self._failed(fault)
+        if self._close_sent or self._gone is not None:
+            await self._close()
+        else:
+            self._scope = None
+            self._clear = self._line.immediate and not self._deaf
+
+    async def _close(self) -> None:
+        if self._switchboard is not None and self._attached is not None:
+            self._switchboard.release(self._attached)
+        try:
             with trio.move_on_after(1.0, shield=True) as patience:
                 if self._gone is not None:
                     patience.cancel()
                 with contextlib.suppress(trio.BrokenResourceError):
                     await self._line.aclose()
-            self._less_waits()
-            self._room.unpark_all()
-            self._turn.unpark_all()
-            self._ended.set()
+        except Exception as fault:
+            self._failed(fault)
+        self._written = self._ended = True
+        self._less_waits()
+        self._changed()
+
+    def _failed(self, fault: Exception) -> None:
+        """A mistake of ours, which ends this leg and no other, and is raised where it ends."""
+        self._fault = fault
+        self._lose("a fault of the relay's")
+
+    async def _change(self) -> None:
+        """Wait until something has changed that may be waited for: look again then."""
+        if self._changes is None:
+            self._changes = trio.lowlevel.ParkingLot()
+        await self._changes.park()
+
+    def _changed(self) -> None:
+        if self._changes:
+            self._changes.unpark_all()
 
     def _look(self) -> float:
         """Pings, and the age of what is unsent: one look at the clock in several seconds, instead
         of a scope around each send. Returns when to look again."""
+        try:
+            at = self._seen()
+        except Exception as fault:
+            self._failed(fault)
+        return math.inf if self._gone is not None or self._ended else at
+
+    def _seen(self) -> float:
         # Nothing is missed: what is posted until then is not due before it.
         limits, now = self._limits, trio.current_time()
         unsent_due = self._oldest_unsent + limits.send_s
@@ -579,13 +673,12 @@ class Leg:
     async def _read(self) -> None:
         """Take in what comes next; a second reader just waits for the first."""
         if self._being_read:
-            self._awaited = True
-            await self._turn.park()
+            await self._change()
             return
         self._being_read = True
         try:
-            while self._control_bytes > _CONTROL_BYTES and not self._ended.is_set():
-                await self._room.park()
+            while self._control_bytes > _CONTROL_BYTES and not self._ended:
+                await self._change()
             if self._incoming.under_way > BIG_MESSAGE and not self._big:
                 await self._wait_for_a_place()
             data = await self._line.receive_some()
@@ -613,9 +706,7 @@ class Leg:
 
     def _is_read(self) -> None:
         self._being_read = False
-        if self._awaited:
-            self._awaited = False
-            self._turn.unpark_all()
+        self._changed()
 
     async def _attend(self, heard: Callable[[Frame], Then]) -> Then:
         """Let the switchboard read, until something has to be awaited: what `heard` returns, or, if
@@ -690,8 +781,8 @@ class Leg:
         while self._incoming.end is None:
             await self._read()
 
-    # Sending. Only the writer waits for the line. It is never cancelled in a send unless the leg is
-    # lost (trap 2: half a frame stays on the wire and the peer reads garbage).
+    # Sending. Only the leg's task waits for the line. It is never cancelled in a send unless the
+    # leg is lost (trap 2: half a frame stays on the wire and the peer reads garbage).
 
     def _begin(self, data: bytes) -> None:
         """The fast lane: nothing is before it."""
@@ -713,51 +804,25 @@ class Leg:
             self._control_bytes += len(control)
             self._wake()
 
-    def _wake(self) -> None:
-        self._clear = False
-        self._work.unpark()
-
     async def _write(self) -> None:
+        """All that waits, as the peer takes it."""
         line = self._line
         try:
-            while True:
-                look_at = self._look()
-                if self._gone is not None:
-                    break
-                data = self._rest or self._next_bytes()
-                self._rest = b""
-                if data:
-                    if rest := line.begin(data):
-                        await self._finish(rest)
-                    self._sending = math.inf
-                elif self._close_sent:
-                    break
-                else:
-                    self._sending = math.inf
-                    self._clear = line.immediate and not self._deaf
-                    with trio.move_on_at(look_at):
-                        await self._work.park()
+            while self._gone is None:
+                rest, self._rest = self._rest, b""
+                if not rest:
+                    data = self._next_bytes()
+                    if not data:
+                        break
+                    rest = line.begin(data)
+                if rest:
+                    await line.finish(rest)
+                self._sending = math.inf
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
             self._lose(in_words(broken))
         self._sending = math.inf
-        self._written.set()
-
-    async def _finish(self, rest: bytes) -> None:
-        """Only while the peer is slow does another task look at the clock."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
-            try:
-                await self._line.finish(rest)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-                # Here, because a reset ends reading as well, which cancels this: both would leave
-                # the nursery together, as a group.
-                self._lose(in_words(broken))
-            nursery.cancel_scope.cancel()
-
-    async def _watch(self) -> None:
-        while True:
-            look_at = self._look()
-            await trio.sleep_until(look_at)
+        self._written = self._close_sent
+        self._changed()
 
     def _next_bytes(self) -> bytes:
         """Control frames first; then what was posted, in order; then the farewell."""
@@ -766,7 +831,7 @@ class Leg:
             data = b"".join(self._control)
             self._control.clear()
             self._control_bytes = 0
-            self._room.unpark_all()
+            self._changed()
             return data
         if self._close_sent:
             return b""
@@ -801,7 +866,7 @@ class Leg:
     @property
     def _open(self) -> bool:
         """Whether messages may still come."""
-        return self._gone is None and self._incoming.end is None and not self._ended.is_set()
+        return self._gone is None and self._incoming.end is None and not self._ended
 
     @property
     def _deaf(self) -> bool:
@@ -826,7 +891,9 @@ class Leg:
             self._gone = LegGone(None, reason)
             self._clear = False
             self._forget_unsent()
-            self._scope.cancel()
+            self._wake()  # somebody has to close the line
+            if self._scope is not None:
+                self._scope.cancel()
 
     def _forget_unsent(self) -> None:
         self._outbox.clear()
@@ -857,7 +924,7 @@ class Leg:
     def _less_waits(self) -> None:
         if self.behind and not self._is_filled(_CAUGHT_UP):
             self.behind = False
-            self._caught_up.unpark_all()
+            self._changed()
 
 
 def _memory(frame: Frame) -> int:
@@ -1076,10 +1143,22 @@ async def _converse(
         if isinstance(failure.__cause__, _Vanished | None):
             return
         raise
-    leg = Leg(line_over(stream), accept.limits, switchboard, client=False, opened=opened)
-    async with leg._alive():
+    line = line_over(stream)
+    if switchboard is not None:
+        kept_up = switchboard.upkeep
+        leg = Leg(line, accept.limits, kept_up, switchboard, client=False, opened=opened)
+        await _hold(leg, accept.conversation)
+        return
+    with _ungrouped():
+        async with upkeep.opened() as own:
+            leg = Leg(line, accept.limits, own, None, client=False, opened=opened)
+            await _hold(leg, accept.conversation)
+
+
+async def _hold(leg: Leg, conversation: Callable[[Leg], Awaitable[None]]) -> None:
+    async with leg:
         try:
-            await accept.conversation(leg)
+            await conversation(leg)
         except BaseException as end:
             leg._last_word = 1011 if isinstance(end, Exception) else 1001
             raise

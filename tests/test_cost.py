@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay import bridge, realtime, websocket, wire
+from relay import bridge, realtime, upkeep, websocket, wire
 from relay.audio.formats import PCM24K
 from relay.lines import line_over
 from relay.observer import About, Overview
@@ -89,14 +89,16 @@ class Path:
 @contextlib.asynccontextmanager
 async def path(formats: SetFormats) -> AsyncIterator[Path]:
     async with contextlib.AsyncExitStack() as stack:
-        switched = Switchboard(stack.enter_context(contextlib.closing(select.epoll())))
+        kept_up = await stack.enter_async_context(upkeep.opened())
+        switched = Switchboard(stack.enter_context(contextlib.closing(select.epoll())), kept_up)
         legs, ends = [], []
         for client in (False, True):
             ours, theirs = socket.socketpair()
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
             opened = wire._Opened(None, b"")
-            leg = Leg(line_over(stream), wire.CLIENT_LEG, switched, client=client, opened=opened)
-            await stack.enter_async_context(leg._alive())
+            line = line_over(stream)
+            leg = Leg(line, wire.CLIENT_LEG, kept_up, switched, client=client, opened=opened)
+            await stack.enter_async_context(leg)
             ends.append(stack.enter_context(theirs))
             legs.append(leg)
         nursery = await stack.enter_async_context(trio.open_nursery())

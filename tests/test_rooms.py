@@ -78,9 +78,10 @@ ROOMS = {
     "tokens": Room({"admission", "config"}, {"cryptography", "jwt"}),
     "websocket": Room(doors={"numpy"}),
     "lines": Room(doors={"trio", "socket", "ssl"}),
-    "switchboard": Room(doors={"trio"}),
+    "upkeep": Room(doors={"trio"}),
+    "switchboard": Room({"upkeep"}, {"trio"}),
     "wire": Room(
-        {"causes", "errors", "lines", "switchboard", "websocket"},
+        {"causes", "errors", "lines", "switchboard", "upkeep", "websocket"},
         {"trio", "trio_websocket", "h11", "socket", "ssl"},
     ),
     "causes": Room(doors={"ssl"}),

@@ -839,12 +839,18 @@ async def test_a_hearer_that_is_cancelled_hears_no_more_and_nothing_is_lost() ->
     assert heard == ["first"]
 
 
-async def test_tls_on_both_ends() -> None:
+def certified() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context, and that of a client that trusts it."""
     ca = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert("127.0.0.1").configure_cert(context)
     trusting = ssl.create_default_context()
     ca.configure_trust(trusting)
+    return context, trusting
+
+
+async def test_tls_on_both_ends() -> None:
+    context, trusting = certified()
     peers: list[str] = []
 
     def route(request: Request) -> Accept:
@@ -859,6 +865,52 @@ async def test_tls_on_both_ends() -> None:
         assert await leg.receive() == "hello"
         await leg.goodbye(1000)
     assert peers == ["127.0.0.1"]
+
+
+async def test_what_a_slow_peer_has_not_taken_is_encrypted_once() -> None:
+    context, trusting = certified()
+    frames = [f"{number} ".ljust(4096, ".") for number in range(4000)]
+
+    async def talk(leg: Leg) -> None:
+        await leg.receive()
+        for frame in frames:
+            leg.post(frame)
+        assert leg.unsent_frames > 0
+        await until_gone(leg)
+
+    async with (
+        listening(talk, tls=context, limits=ROOMY) as server,
+        dial(server.url, ssl_context=trusting) as leg,
+    ):
+        leg.post("go on")
+        assert [await leg.receive() for _ in frames] == frames
+
+
+async def test_a_fault_of_ours_ends_one_leg_and_is_raised_where_that_ends() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    faults: list[Exception] = []
+
+    async def stumbles() -> None:
+        raise ZeroDivisionError
+
+    async def talk(leg: Leg) -> None:
+        ours.send_stream.send_all_hook = stumbles
+        leg.post("{}")
+        assert (await until_gone(leg)).code is None
+
+    async with nothing_left(), trio.open_nursery() as nursery:
+        nursery.start_soon(
+            wire.serve_connection,
+            ours,
+            lambda request: Accept(talk),
+            lambda group: faults.extend(group.exceptions),
+        )
+        peer = Peer(theirs)
+        await peer.upgraded()
+        assert await peer.message() == "{}"  # it was sent, before that went wrong
+        assert await peer.frame() is None
+        await theirs.aclose()
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
 
 
 async def test_a_goodbye_comes_behind_all_that_was_posted() -> None:
