@@ -138,26 +138,26 @@ class _Bridge:
         if self._visit is not None:
             self._visit.superseded = self._superseded
         try:
-            await self._run(going_away)
+            async with trio.open_nursery() as self._nursery:
+                self._tell(lambda now: self._session.opened(now, self._wall()))
+                self._nursery.start_soon(self._hear_client)
+                await self._keep_time(going_away)
+                await self._say_goodbye()
+                self._nursery.cancel_scope.cancel()
         finally:
             self._ended(End.KEPT)  # unless it has ended otherwise before we were cancelled
             self._leave_seat()
 
-    async def _run(self, going_away: trio.Event) -> None:
-        async with trio.open_nursery() as self._nursery:
-            self._tell(lambda now: self._session.opened(now, self._wall()))
-            self._nursery.start_soon(self._hear_client)
-            await self._keep_time(going_away)
-            seat = self._seat
-            self._leave_seat()
-            for leg in list(self._upstreams):
-                self._hang_up(leg)  # their goodbyes are said while ours is
-            if seat is not None:
-                await seat.free()  # who has our goodbye may come again at once
-            if self._close is not None:
-                log.info("closing", code=self._close.code, reason=self._close.reason)
-                await self._client.goodbye(self._close.code, self._close.reason)
-            self._nursery.cancel_scope.cancel()
+    async def _say_goodbye(self) -> None:
+        seat = self._seat
+        self._leave_seat()
+        for leg in list(self._upstreams):
+            self._hang_up(leg)  # their goodbyes are said while ours is
+        if seat is not None:
+            await seat.free()  # who has our goodbye may come again at once
+        if self._close is not None:
+            log.info("closing", code=self._close.code, reason=self._close.reason)
+            await self._client.goodbye(self._close.code, self._close.reason)
 
     # -- the client -------------------------------------------------------------------------------
 

@@ -306,16 +306,17 @@ class Relay:
 
     async def connection(self, stream: trio.abc.Stream) -> None:
         """Serve one accepted connection, whatever it asks for. Never raises an `Exception`."""
-        with self.watch.connection():
+        self.watch.connected()
+        try:
             if tls := self.served.tls:
-                try:
-                    stream = await wire.secured(cast("trio.SocketStream", stream), tls)
-                except wire.HandshakeFailed as failure:
-                    log.info("handshake failed", reason=failure.reason, peer=failure.peer)
-                    return
+                stream = await wire.secured(cast("trio.SocketStream", stream), tls)
             await wire.serve_connection(
                 stream, self.route, self._report, switchboard=self._switched
             )
+        except wire.HandshakeFailed as failure:
+            log.info("handshake failed", reason=failure.reason, peer=failure.peer)
+        finally:
+            self.watch.disconnected()
 
     def route(self, request: wire.Request) -> wire.Response | wire.Pending:
         """Health pages, refusals with their HTTP status, or a conversation."""
@@ -425,16 +426,17 @@ class Relay:
     ) -> None:
         self.watch.metrics.admissions.add(1, "101", "admitted")
         observer = self.watch.overview.observer(leg, about, trio.current_time())
-        with structlog.contextvars.bound_contextvars(session=about.session, **about.said.fields):
-            log.info("connected", peer=about.peer, dialect=about.dialect, key=about.key)
-            self.live.value += 1
-            try:
-                await self._converse(leg, admitted, claim, self._going_away, observer, seat)
-            finally:
-                self.live.value -= 1
-                now = trio.current_time()
-                observer.over(now)
-                log.info("disconnected", **observer.life(now), usage=seat.usage)
+        # For good: a connection has a task of its own.
+        structlog.contextvars.bind_contextvars(session=about.session, **about.said.fields)
+        log.info("connected", peer=about.peer, dialect=about.dialect, key=about.key)
+        self.live.value += 1
+        try:
+            await self._converse(leg, admitted, claim, self._going_away, observer, seat)
+        finally:
+            self.live.value -= 1
+            now = trio.current_time()
+            observer.over(now)
+            log.info("disconnected", **observer.life(now), usage=seat.usage)
 
     @property
     def shown(self) -> admin.Sources:

@@ -5,12 +5,11 @@ and the meter what conversations do (`relay.metering`), and brings that together
 looks. It decides nothing and serves nothing.
 """
 
-import contextlib
 import importlib.metadata
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 
 import msgspec
 import trio
@@ -40,15 +39,14 @@ class Watch:
     def metrics(self) -> Metrics:
         return self.overview.metrics
 
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[None]:
-        """A TCP connection was accepted, and is open while the block lasts."""
+    def connected(self) -> None:
+        """A TCP connection was accepted."""
         self.metrics.connections.add(1)
         self._connections += 1
-        try:
-            yield
-        finally:
-            self._connections -= 1
+
+    def disconnected(self) -> None:
+        """It is closed."""
+        self._connections -= 1
 
     def metered(self, meter: Metering, models: Container[str]) -> None:
         """What was used and which limits were reached. `models`: those that have a label of their

@@ -11,7 +11,6 @@ import codecs
 import dataclasses
 import enum
 import struct
-from collections import deque
 from typing import Final
 
 import numpy as np
@@ -70,7 +69,7 @@ class Incoming:
 
     def __init__(self, *, masked: bool, max_message: int) -> None:
         """`masked`: the peer is a client. `max_message`: bytes; above, the end is 1009."""
-        self.messages: deque[str | bytes] = deque()
+        self.messages: list[str | bytes] = []
         self.pings: list[bytes] = []
         self.pongs: list[bytes] = []
         self.end: End | None = None
@@ -81,6 +80,11 @@ class Incoming:
         self._held = bytearray()  # a frame of which a part is missing...
         self._missing = 0  # ...of at least so many bytes
         self._message: _Fragments | None = None
+
+    def forget_messages(self) -> list[str | bytes]:
+        """From here on they are understood and not kept. Returns what will always be empty."""
+        self.messages = _Forgotten()
+        return self.messages
 
     @property
     def under_way(self) -> int:
@@ -237,6 +241,11 @@ class Incoming:
     def _refuse(self, code: int, reason: str) -> None:
         if self.end is None:
             self.end = End(code, reason, refused=True)
+
+
+class _Forgotten(list[str | bytes]):
+    def append(self, message: str | bytes) -> None:
+        pass
 
 
 class _Fragments:

@@ -28,7 +28,6 @@ import socket
 import ssl
 import struct
 import sys
-from collections import deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -228,7 +227,12 @@ async def serve_connection(
     `partial(serve_connection, route=..., report=...)`. For TLS, give it what `secured` returns.
     """
     try:
-        await _serve(stream, route, head_s, switchboard)
+        upgrade = await _answered(stream, route, head_s)
+        if upgrade is not None and switchboard is not None:
+            await _converse(stream, upgrade, switchboard.upkeep, switchboard)
+        elif upgrade is not None:
+            async with upkeep.opened() as own:
+                await _converse(stream, upgrade, own, None)
     except* LegGone:
         pass  # The peer left, and the conversation let it show.
     except* Exception as faults:
@@ -392,11 +396,11 @@ class Leg:
     # fmt: off
     __slots__ = (
         "_attached", "_being_read", "_big", "_changes", "_clear", "_client", "_close_sent",
-        "_control", "_control_bytes", "_ended", "_farewell", "_fault", "_gone", "_incoming",
-        "_last_word", "_limits", "_line", "_messages", "_outbox", "_ping_at", "_pinged",
-        "_pong_due", "_rest", "_round", "_scope", "_sending", "_switchboard", "_unsent_bytes",
-        "_upkeep", "_waits", "_written", "behind", "frames_in", "frames_out", "shed_audio_ms",
-        "subprotocol", "unsent_audio_ms",
+        "_control", "_control_bytes", "_ended", "_farewell", "_fault", "_gone", "_heard",
+        "_incoming", "_last_word", "_limits", "_line", "_messages", "_outbox", "_ping_at",
+        "_pinged", "_pong_due", "_rest", "_round", "_scope", "_sending", "_switchboard", "_then",
+        "_unsent_bytes", "_upkeep", "_waits", "_written", "behind", "frames_in", "frames_out",
+        "shed_audio_ms", "subprotocol", "unsent_audio_ms",
     )
     # fmt: on
 
@@ -415,6 +419,8 @@ class Leg:
         self._upkeep = kept_up
         self._switchboard = switchboard
         self._attached: int | None = None  # the descriptor, while the switchboard reads
+        self._heard: Callable[[Frame], Then] | None = None  # who is told meanwhile
+        self._then: Then = None  # what that wants to be awaited
         self._client = client
         self._incoming = websocket.Incoming(masked=not client, max_message=limits.max_message)
         self._messages = self._incoming.messages
@@ -422,7 +428,7 @@ class Leg:
         self._rest = b""  # what the line has not taken of what was begun
         self._control: list[bytes] = []
         self._control_bytes = 0
-        self._outbox: deque[_Entry] = deque()
+        self._outbox: list[_Entry] = []  # not a deque: an empty one takes ten times the memory
         self._unsent_bytes = 0
         self._sending = math.inf  # the stamp of what the writer is sending; inf: nothing
         self._farewell: bytes | None = None
@@ -480,7 +486,7 @@ class Leg:
                 raise self._goneness()
             await self._read()
         self.frames_in += 1
-        return self._messages.popleft()
+        return self._messages.pop(0)
 
     async def hear(self, heard: Callable[[Frame], Then]) -> NoReturn:
         """Give `heard` each message, in order, as soon as it has come. What it returns is awaited
@@ -522,7 +528,7 @@ class Leg:
         """Take unsent audio out of the outbox, leaving the rest in order; how much, in ms. A frame
         of which a part may be on the wire counts as sent."""
         dropped = self.unsent_audio_ms
-        self._outbox = deque(entry for entry in self._outbox if not entry[1])
+        self._outbox = [entry for entry in self._outbox if not entry[1]]
         self.unsent_audio_ms = 0.0
         self._unsent_bytes = sum(_memory(frame) for frame, _, _ in self._outbox)
         self._less_waits()
@@ -547,7 +553,7 @@ class Leg:
         with trio.CancelScope(shield=True):
             if self._farewell is None:
                 self._farewell = self._close_frame(code, reason)
-                self._messages = self._incoming.messages = deque(maxlen=0)  # it keeps nothing
+                self._messages = self._incoming.forget_messages()
                 self._wake()
                 with trio.move_on_after(flush_s):
                     while not self._written:
@@ -711,45 +717,51 @@ class Leg:
     async def _attend(self, heard: Callable[[Frame], Then]) -> Then:
         """Let the switchboard read, until something has to be awaited: what `heard` returns, or, if
         this returns None, what only `receive` does."""
-        switchboard, line, incoming = self._switchboard, self._line, self._incoming
-        fd = line.descriptor
+        switchboard, fd = self._switchboard, self._line.descriptor
         if switchboard is None or fd is None or self._being_read or not self._open:
             return None
-        then: Then = None
-
-        def readable() -> bool:
-            nonlocal then
-            try:
-                data = line.take()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
-                self._lose(in_words(broken))
-                return False
-            if data is None:
-                return True
-            if not data:
-                self._lose("end of stream")
-                return False
-            if incoming.feed(data):
-                self._understood()
-                return False
-            messages = self._messages
-            if len(messages) == 1:  # the usual
-                self.frames_in += 1
-                then = heard(messages.popleft())
-            elif len(messages) > _CRUMBS or incoming.under_way > BIG_MESSAGE:
-                return False
-            while messages and then is None and switchboard.attends(fd):
-                self.frames_in += 1
-                then = heard(messages.popleft())
-            return then is None and line.descriptor is not None
-
-        self._being_read, self._attached = True, fd
+        self._being_read, self._attached, self._heard = True, fd, heard
         try:
-            await switchboard.attach(fd, readable)
+            await switchboard.attach(fd, self._readable)
         finally:
-            self._attached = None
+            self._attached = self._heard = None
             self._is_read()
+        then, self._then = self._then, None
         return then
+
+    def _readable(self) -> bool:
+        """Called by the switchboard; whether it is to be called again."""
+        line, incoming, heard = self._line, self._incoming, self._heard
+        assert heard is not None
+        try:
+            data = line.take()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            self._lose(in_words(broken))
+            return False
+        if data is None:
+            return True
+        if not data:
+            self._lose("end of stream")
+            return False
+        if incoming.feed(data):
+            self._understood()
+            return False
+        messages = self._messages
+        if len(messages) == 1:  # the usual
+            self.frames_in += 1
+            self._then = heard(messages.pop())
+        elif len(messages) > _CRUMBS or incoming.under_way > BIG_MESSAGE:
+            return False
+        while messages and self._then is None and self._is_attached:
+            self.frames_in += 1
+            self._then = heard(messages.pop(0))
+        return self._then is None and line.descriptor is not None
+
+    @property
+    def _is_attached(self) -> bool:
+        """Whether who hears is still to be told: it may have been cancelled by what it heard."""
+        switchboard, fd = self._switchboard, self._attached
+        return switchboard is not None and fd is not None and switchboard.attends(fd)
 
     def _understand(self, data: bytes) -> None:
         if self._incoming.feed(data):
@@ -836,7 +848,7 @@ class Leg:
         if self._close_sent:
             return b""
         if self._outbox:
-            frame, audio_ms, posted = self._outbox.popleft()
+            frame, audio_ms, posted = self._outbox.pop(0)
             self.unsent_audio_ms -= audio_ms
             self._unsent_bytes -= _memory(frame)
             if not self._outbox:
@@ -1072,33 +1084,40 @@ class _Refused(Exception):
         self.status = status
 
 
-async def _serve(
-    stream: trio.abc.Stream, route: Route, head_s: float, switchboard: Switchboard | None
-) -> None:
+@dataclasses.dataclass(slots=True)
+class _Upgrade:
+    """What is left of a request that is to be granted: no header of it is kept longer."""
+
+    accept: Accept
+    key: str
+    early: bytes
+    """What the client has sent behind its request."""
+
+
+async def _answered(stream: trio.abc.Stream, route: Route, head_s: float) -> _Upgrade | None:
+    """Hear a request, and answer it, unless it is to be upgraded: whoever has that `Accept` says
+    when it is over."""
     http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
     with trio.move_on_after(head_s) as patience:
         request = await _read_head(stream, http)
     if patience.cancelled_caught:
         await _answer(stream, http, Response(HTTPStatus.REQUEST_TIMEOUT))
-        return
+        return None
     match request:
         case Request():
-            await _serve_request(stream, http, request, route, switchboard)
+            return await _routed(stream, http, request, route)
         case Response() as refusal:
             await _answer(stream, http, refusal)
         case None:
             pass  # The peer left before its request was complete.
+    return None
 
 
-async def _serve_request(
-    stream: trio.abc.Stream,
-    http: h11.Connection,
-    request: Request,
-    route: Route,
-    switchboard: Switchboard | None,
-) -> None:
+async def _routed(
+    stream: trio.abc.Stream, http: h11.Connection, request: Request, route: Route
+) -> _Upgrade | None:
     if request.wants_websocket and _has_left(stream):
-        return  # A storm of those would cost a conversation each.
+        return None  # A storm of those would cost a conversation each.
     fault: Exception | None = None
     try:
         # No route may grant a CONNECT: behind a 2xx there would be a tunnel, and we have none.
@@ -1107,27 +1126,40 @@ async def _serve_request(
     except Exception as raised:
         fault, answer = raised, Response(HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(answer, Accept):
-        try:
-            refusal = _upgrade_fault(request)
-            if refusal is None:
-                await _converse(stream, request, answer, bytes(http.trailing_data[0]), switchboard)
-                return
-        finally:
-            answer.over()
+        refusal = _upgrade_fault(request)
+        if refusal is None:
+            return _Upgrade(answer, _key(request), bytes(http.trailing_data[0]))
+        answer.over()
         answer = refusal
     await _answer(stream, http, answer, request)
     if fault is not None:
         raise fault
+    return None
 
 
 async def _converse(
-    stream: trio.abc.Stream,
-    request: Request,
-    accept: Accept,
-    early: bytes,
-    switchboard: Switchboard | None,
+    stream: trio.abc.Stream, upgrade: _Upgrade, kept_up: Upkeep, switchboard: Switchboard | None
 ) -> None:
-    head = _clean_head(request, accept)
+    accept = upgrade.accept
+    try:
+        opened = await _upgraded(stream, upgrade)
+        if opened is None:
+            return
+        line = line_over(stream)
+        leg = Leg(line, accept.limits, kept_up, switchboard, client=False, opened=opened)
+        async with leg:
+            try:
+                await accept.conversation(leg)
+            except BaseException as end:
+                leg._last_word = 1011 if isinstance(end, Exception) else 1001
+                raise
+    finally:
+        accept.over()
+
+
+async def _upgraded(stream: trio.abc.Stream, upgrade: _Upgrade) -> "_Opened | None":
+    """None: the peer left meanwhile."""
+    accept = upgrade.accept
 
     async def opening(
         nursery: trio.Nursery, stream: trio.abc.Stream
@@ -1138,43 +1170,26 @@ async def _converse(
         )
 
     try:
-        opened = await _open(stream, opening, trio.current_time() + HEAD_S, head, early)
+        deadline, head = trio.current_time() + HEAD_S, _clean_head(upgrade)
+        return await _open(stream, opening, deadline, head, upgrade.early)
     except _NotOpened as failure:
         if isinstance(failure.__cause__, _Vanished | None):
-            return
+            return None
         raise
-    line = line_over(stream)
-    if switchboard is not None:
-        kept_up = switchboard.upkeep
-        leg = Leg(line, accept.limits, kept_up, switchboard, client=False, opened=opened)
-        await _hold(leg, accept.conversation)
-        return
-    with _ungrouped():
-        async with upkeep.opened() as own:
-            leg = Leg(line, accept.limits, own, None, client=False, opened=opened)
-            await _hold(leg, accept.conversation)
-
-
-async def _hold(leg: Leg, conversation: Callable[[Leg], Awaitable[None]]) -> None:
-    async with leg:
-        try:
-            await conversation(leg)
-        except BaseException as end:
-            leg._last_word = 1011 if isinstance(end, Exception) else 1001
-            raise
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-def _clean_head(request: Request, accept: Accept) -> bytes:
+def _clean_head(upgrade: _Upgrade) -> bytes:
     """A request head for the library, which it cannot fail on: it decodes some header values that
     we do not need, and raises if they are not ASCII."""
-    offered = f"Sec-WebSocket-Protocol: {accept.subprotocol}\r\n" if accept.subprotocol else ""
+    chosen = upgrade.accept.subprotocol
+    offered = f"Sec-WebSocket-Protocol: {chosen}\r\n" if chosen else ""
     return (
         "GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {_key(request)}\r\n{offered}\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {upgrade.key}\r\n{offered}\r\n"
     ).encode("ascii")
 
 

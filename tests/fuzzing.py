@@ -42,7 +42,8 @@ def head(data: bytes) -> None:
             assert refusal is None or refusal.status in (400, 405, 426)
             if refusal is None:
                 accepted = wire.Accept(_nobody, outcome.subprotocol)
-                clean = _request([wire._clean_head(whole, accepted)])
+                upgrade = wire._Upgrade(accepted, wire._key(whole), b"")
+                clean = _request([wire._clean_head(upgrade)])
                 assert isinstance(clean, wire.Request)
                 assert clean.wants_websocket
 

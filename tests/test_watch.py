@@ -71,8 +71,9 @@ async def test_limits_are_counted_by_which_and_what_they_did() -> None:
 
 async def test_connections_are_open_until_they_are_not() -> None:
     watch = Watch()
-    with watch.connection():
-        assert parsed(watch.snapshot())["relay_open_connections"] == 1
+    watch.connected()
+    assert parsed(watch.snapshot())["relay_open_connections"] == 1
+    watch.disconnected()
     found = parsed(watch.snapshot())
     assert (found["relay_open_connections"], found["relay_connections_total"]) == (0, 1)
 

@@ -92,13 +92,13 @@ class Transcoder:
 def _decoder(encoding: Encoding) -> Decode:
     match encoding:
         case Encoding.LINEAR16:
-            return lambda data: np.frombuffer(data, "<i2")
+            return _from_int16
         case Encoding.LINEAR32:
             return _from_float
         case Encoding.MULAW:
-            return lambda data: g711.MULAW_SAMPLES.take(np.frombuffer(data, np.uint8))
+            return _from_mulaw
         case Encoding.ALAW:
-            return lambda data: g711.ALAW_SAMPLES.take(np.frombuffer(data, np.uint8))
+            return _from_alaw
         case _:
             assert_never(encoding)
 
@@ -106,25 +106,49 @@ def _decoder(encoding: Encoding) -> Decode:
 def _encoder(encoding: Encoding) -> Encode:
     match encoding:
         case Encoding.LINEAR16:
-            return lambda samples: _to_int16(samples).tobytes()
+            return _as_int16
         case Encoding.LINEAR32:
-            return lambda samples: (_saturated(samples) / 32768).astype("<f4").tobytes()
+            return _as_float
         case Encoding.MULAW:
-            return lambda samples: g711.MULAW_CODES.take(
-                _to_int16(samples).view(np.uint16)
-            ).tobytes()
+            return _as_mulaw
         case Encoding.ALAW:
-            return lambda samples: g711.ALAW_CODES.take(
-                _to_int16(samples).view(np.uint16)
-            ).tobytes()
+            return _as_alaw
         case _:
             assert_never(encoding)
+
+
+def _from_int16(data: bytes) -> npt.NDArray[np.int16]:
+    return np.frombuffer(data, "<i2")
+
+
+def _from_mulaw(data: bytes) -> npt.NDArray[np.int16]:
+    return g711.MULAW_SAMPLES.take(np.frombuffer(data, np.uint8))
+
+
+def _from_alaw(data: bytes) -> npt.NDArray[np.int16]:
+    return g711.ALAW_SAMPLES.take(np.frombuffer(data, np.uint8))
 
 
 def _from_float(data: bytes) -> Samples:
     floats = np.frombuffer(data, "<f4")
     numbers = np.where(np.isnan(floats), np.float32(0), floats)
     return quantised(_saturated(numbers * np.float64(32768)))
+
+
+def _as_int16(samples: npt.NDArray[Any]) -> bytes:
+    return _to_int16(samples).tobytes()
+
+
+def _as_mulaw(samples: npt.NDArray[Any]) -> bytes:
+    return g711.MULAW_CODES.take(_to_int16(samples).view(np.uint16)).tobytes()
+
+
+def _as_alaw(samples: npt.NDArray[Any]) -> bytes:
+    return g711.ALAW_CODES.take(_to_int16(samples).view(np.uint16)).tobytes()
+
+
+def _as_float(samples: npt.NDArray[Any]) -> bytes:
+    return (_saturated(samples) / 32768).astype("<f4").tobytes()
 
 
 def _to_int16(samples: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
