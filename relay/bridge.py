@@ -12,7 +12,6 @@ At the client's edge are the ears and the mouth: the session knows the upstream'
 """
 
 import contextlib
-import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -56,10 +55,6 @@ from relay.wire import DialFailed, Frame, Leg, LegGone, Then
 Dialler: TypeAlias = Callable[[Target], contextlib.AbstractAsyncContextManager[Leg]]
 """Opens an upstream leg for as long as the block lasts, and says goodbye to it however that ends;
 raises DialFailed on entry. See `relay.wire.dial`."""
-
-METER_S = 1.0
-"""How often what a conversation uses is held against the limits. In between nothing is counted that
-would not be anyway."""
 
 log = structlog.get_logger()
 
@@ -137,6 +132,9 @@ class _Bridge:
     async def run(self, going_away: trio.Event) -> None:
         if self._visit is not None:
             self._visit.superseded = self._superseded
+        if self._seat is not None:
+            ours = trio.lowlevel.current_task().context
+            self._seat.metered(partial(ours.run, self._meter))
         try:
             async with trio.open_nursery() as self._nursery:
                 self._tell(lambda now: self._session.opened(now, self._wall()))
@@ -329,23 +327,17 @@ class _Bridge:
     # -- time, endpoints, and the daemon's end ----------------------------------------------------
 
     async def _keep_time(self, going_away: trio.Event) -> None:
-        """Until the conversation is over, see to what falls due: the session's deadlines, what is
-        used, the daemon's end."""
-        meter_at = math.inf if self._seat is None else trio.current_time() + METER_S
+        """Until the conversation is over, see to what falls due: the session's deadlines, and the
+        daemon's end."""
         leave = going_away.wait
         while not self._over:  # then nobody would move a deadline that has passed
-            due = min(self._session.next_deadline(), meter_at)
-            with trio.CancelScope(deadline=due) as self._alarm:
+            with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
                 await leave()
                 leave = trio.sleep_forever
                 self._ended(End.KEPT)
                 self._tell(self._session.going_away)
-            now = trio.current_time()
-            if now >= self._session.next_deadline():
+            if trio.current_time() >= self._session.next_deadline():
                 self._tell(self._session.deadline_passed)
-            if now >= meter_at:
-                meter_at = now + METER_S
-                self._meter()
 
     def _finish(self) -> None:
         """The conversation is over: nothing is told to the session any more, and we leave."""
@@ -368,6 +360,7 @@ class _Bridge:
     # -- what is used -----------------------------------------------------------------------------
 
     def _meter(self) -> None:
+        """Called every second or so."""
         seat = self._seat
         if seat is None or self._over:
             return

@@ -23,6 +23,12 @@ from relay.store import Store
 
 KEEP_EVERY_S = 60.0
 """How much of the counts a killed process may lose."""
+METER_S = 1.0
+"""How often what a conversation uses is held against the limits. In between nothing is counted that
+would not be anyway."""
+PARTS = 10
+"""Of that time; in each of them a part of the conversations has its turn: no frame waits for all of
+them."""
 PAGE = "ledger"
 """Where the counts are in the store."""
 
@@ -50,6 +56,7 @@ class Metering:
         """By all sessions since the start, those that go on included, up to a second ago."""
         self._wall = wall
         self._page = b""  # what was kept last
+        self._meters: list[dict[Seat, Callable[[], None]]] = [{} for _ in range(PARTS)]
 
     @property
     def cost(self) -> dict[str, float]:
@@ -65,9 +72,27 @@ class Metering:
         """The same, where it may have to be asked elsewhere."""
         return self.seat(client)
 
+    async def watch(self) -> None:
+        """For ever, have each session tell what it uses: one task for all. Whoever holds the
+        meter runs it."""
+        while True:
+            for part in self._meters:
+                await trio.sleep(METER_S / PARTS)
+                for meter in list(part.values()):
+                    meter()
+
+    def metered(self, seat: "Seat", meter: Callable[[], None]) -> None:
+        """Call it for as long as the seat is taken."""
+        min(self._meters, key=len)[seat] = meter
+
     def spend(self, seat: "Seat", spent: Spent, used: Used) -> Reached | None:
         self.used.add(used)
         return self.ledger.spend(seat.client, spent, self.rules, self._wall())
+
+    def left(self, seat: "Seat") -> None:
+        for part in self._meters:
+            part.pop(seat, None)
+        self.release(seat)
 
     def release(self, seat: "Seat") -> None:
         self.ledger.release(seat.client, self.rules, self._wall())
@@ -135,6 +160,11 @@ class Seat:
         self._bytes = 0
         self._left = False
 
+    def metered(self, meter: Callable[[], None]) -> None:
+        """From now on call this every `METER_S`, until `leave`: it says what was used, with
+        `spend`. It may not raise."""
+        self._metering.metered(self, meter)
+
     def spend(self, frames: int, nbytes: int, used: Used) -> Reached | None:
         """How many frames and bytes have come from the client by now, and what its session has used
         since the last time. The limit that is reached, if one is: the session is to be ended."""
@@ -162,7 +192,7 @@ class Seat:
         """It is free for another. Harmless to repeat."""
         if not self._left:
             self._left = True
-            self._metering.release(self)
+            self._metering.left(self)
 
     async def free(self) -> None:
         """After `leave`: waits until whoever comes, wherever it is, finds it free."""

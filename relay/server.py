@@ -193,6 +193,7 @@ async def running(
         await nursery.start(relay.accept, listeners)
         nursery.start_soon(systemd.watchdog, environment)
         nursery.start_soon(relay.watch.lag.watch)
+        nursery.start_soon(metering.watch)
         yield relay
         nursery.cancel_scope.cancel()
 

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from relay import logs, realtime
 from relay.audio.formats import PCM24K
 from relay.limits import ClientLimits, Ledger, Limits, Reached, Rules, Spent
-from relay.metering import KEEP_EVERY_S, PAGE, Metering, Seat
+from relay.metering import KEEP_EVERY_S, PAGE, PARTS, Metering, Seat
 from relay.parking import End
 from relay.prices import Price
 from relay.session import Admission, Session, SessionOptions
@@ -56,6 +56,8 @@ async def ready(meters: Metering, **options: Any) -> AsyncIterator[Bridged]:
     with trio.fail_after(10_000):
         async with nothing_left(), trio.open_nursery() as nursery:
             at_work.seat = seated(meters)
+            watching = trio.CancelScope()
+            nursery.start_soon(watch, meters, watching)
             nursery.start_soon(lambda: at_work.run(seat=at_work.seat, **options))
             at_work.client.says(msgspec.json.encode(SETTINGS).decode())
             await settle()
@@ -66,6 +68,12 @@ async def ready(meters: Metering, **options: Any) -> AsyncIterator[Bridged]:
             assert types(at_work.client) == ["Welcome", "SettingsApplied"]
             yield at_work
             at_work.client.leaves()
+            watching.cancel()
+
+
+async def watch(meters: Metering, scope: trio.CancelScope) -> None:
+    with scope:
+        await meters.watch()
 
 
 def ended_with(at_work: Bridged) -> tuple[str, str, int, str]:
@@ -180,6 +188,24 @@ async def test_new_limits_hold_for_who_is_in_already(autojump_clock: MockClock) 
         meters.rules = Rules(named={"laptop": ClientLimits(tokens_per_day=100)})
         await settle(2)
         assert at_work.ended_at is not None
+
+
+async def test_conversations_have_their_turns_one_after_the_other(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    meters = metering()
+    began = trio.current_time()
+    turns: list[float] = []
+    seats = [seated(meters) for _ in range(2 * PARTS)]
+    for seat in seats:
+        seat.metered(lambda: turns.append(round(trio.current_time() - began, 3)))
+    nursery.start_soon(meters.watch)
+    await trio.sleep(1.05)
+    assert turns == [round(part / PARTS, 3) for part in range(1, PARTS + 1) for _ in range(2)]
+    for seat in seats:
+        seat.leave()
+    await trio.sleep(5)
+    assert len(turns) == 2 * PARTS
 
 
 # The seat.
