@@ -91,6 +91,9 @@ BIG_MESSAGE: Final = 1 * MIB
 BIG_AT_ONCE: Final = 4
 """...and how many legs may hold more at a time. All sessions together so hold no more than four of
 the largest messages, however many there are."""
+BIG_S: Final = 10.0
+"""Who holds such a place for longer, with its message still incomplete, is lost if others wait for
+one: else a few that send a byte now and then would keep everybody else's big messages out."""
 
 CLIENT_LEG: Final = Limits()
 """PROTOCOL.md 4.2, "outbound to client"."""
@@ -440,7 +443,7 @@ class Leg:
         self._gone: LegGone | None = None
         self._being_read = False
         self._changes: trio.lowlevel.ParkingLot | None = None  # see `_change`
-        self._big = False  # it has a place among `big_messages`
+        self._big: upkeep.Round | None = None  # it has a place among `big_messages`
         self._waits = False  # for one
         self._scope: trio.CancelScope | None = None  # of the leg's task, while it has one
         self._fault: Exception | None = None  # a mistake of ours
@@ -702,13 +705,24 @@ class Leg:
         self._waits = True
         try:
             await self._limits.big_messages.acquire_on_behalf_of(self)
-            self._big = True
+            self._big = self._upkeep.watch(
+                functools.partial(self._hinders, trio.current_time() + BIG_S)
+            )
         finally:
             self._waits = False
 
+    def _hinders(self, due: float) -> float:
+        """Look whether its place is kept too long. Returns when to look again."""
+        now, wanted = trio.current_time(), self._limits.big_messages.statistics().tasks_waiting
+        if now >= due and wanted and self._incoming.under_way > BIG_MESSAGE:
+            self._lose(f"a big message incomplete after {BIG_S:g} s")
+        return max(due, now + _BIG_LOOK_S)
+
     def _leave_place(self) -> None:
-        self._big = False
-        self._limits.big_messages.release_on_behalf_of(self)
+        if self._big is not None:
+            self._big.end()
+            self._big = None
+            self._limits.big_messages.release_on_behalf_of(self)
 
     def _is_read(self) -> None:
         self._being_read = False
@@ -946,6 +960,8 @@ def _memory(frame: Frame) -> int:
 
 _ENTRY_BYTES: Final = 128
 """A tuple, two floats and a place in a deque."""
+_BIG_LOOK_S: Final = 1.0
+"""How often a leg that holds a place for too long looks whether others want it."""
 _BEHIND: Final = 0.75
 _CAUGHT_UP: Final = 0.5
 
