@@ -2,8 +2,14 @@
 
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
+from relay.realtime import ContentPart, Item
+from relay.session import history
+from relay.session.state import Call, Round, State
 from tests.expected import Wire
 from tests.playbook import Playbook
 from tests.scenes import (
@@ -198,3 +204,63 @@ def test_a_turn_that_is_written_down_before_it_is_committed_is_one_turn() -> Non
     book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
     book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
     assert told(book.passes(1)) == ["Hi.", "Hello."]
+
+
+def item(kind: str, call: int = 0, size: int = 1) -> Item:
+    match kind:
+        case "call":
+            return Item(type="function_call", call_id=f"c{call}", name="f", arguments="a" * size)
+        case "result":
+            return Item(type="function_call_output", call_id=f"c{call}", output="o" * size)
+        case role:
+            text = ContentPart(type="input_text", text="t" * size)
+            return Item(type="message", role=role, content=[text])
+
+
+ITEMS = some.builds(
+    item,
+    some.sampled_from(["call", "result", "user", "assistant"]),
+    some.integers(0, 3),
+    some.integers(0, 9),
+)
+
+
+def kept_in_words(s: State, log: list[Item]) -> list[Item]:
+    """What C-243 says, with no regard to what it takes."""
+
+    def within(items: list[Item]) -> bool:
+        texts = [history.text_of(i) + (i.arguments or "") + (i.output or "") for i in items]
+        few = len(items) <= s.options.history_items
+        return few and sum(map(len, texts)) <= s.options.history_chars
+
+    def parts_a_call(at: int) -> bool:
+        before = {i.call_id for i in log[:at] if i.type == "function_call"}
+        return any(i.type == "function_call_output" and i.call_id in before for i in log[at:])
+
+    is_open = {call for round_ in s.rounds for call in round_.calls}
+    if within(log):
+        return log
+    for at in range(1, len(log)):
+        if log[at].role == "user" and within(log[at:]) and not parts_a_call(at):
+            return [*(i for i in log[:at] if i.call_id in is_open), *log[at:]]
+    return log
+
+
+@pytest.mark.conformance("C-243")
+@given(
+    some.lists(ITEMS, min_size=1, max_size=30),
+    some.sets(some.integers(0, 3)),
+    some.integers(1, 12),
+    some.integers(1, 60),
+)
+def test_any_history_is_kept_from_a_users_turn_on_that_parts_no_call_from_its_result(
+    log: list[Item], pending: set[int], most: int, chars: int
+) -> None:
+    s = ready().session
+    assert isinstance(s, State)
+    s.options = msgspec.structs.replace(s.options, history_items=most, history_chars=chars)
+    calls = {f"c{n}": Call(id=f"c{n}", name="f", arguments="") for n in pending}
+    s.rounds = [Round(response="r", calls=calls)]
+    s.log = log[:-1]
+    history.wrote(s, log[-1])
+    assert s.log == kept_in_words(s, log)

@@ -112,20 +112,23 @@ def _add(s: State, item: realtime.Item) -> None:
 def _bounded(s: State) -> list[realtime.Item]:
     """The newest part of the log that is within the bounds, begun at a user's turn, so that no call
     is parted from its result; open rounds stay whatever their age (C-243)."""
+    first = max(1, len(s.log) - s.options.history_items)
+    if not any(entry.role == "user" for entry in s.log[first:]):
+        return s.log
+    log = list(enumerate(s.log))
+    called_at = {entry.call_id: at for at, entry in reversed(log) if entry.type == "function_call"}
+    begin, chars, earliest = 0, 0, len(log)  # the call of a result that is kept
+    for at, entry in reversed(log[first:]):
+        chars += _chars([entry])
+        if chars > s.options.history_chars:
+            break
+        if entry.type == "function_call_output":
+            earliest = min(earliest, called_at.get(entry.call_id, earliest))
+        elif entry.role == "user" and at <= earliest:
+            begin = at
     open_calls = {call.id for round_ in s.rounds for call in round_.calls.values()}
-    for at, entry in enumerate(s.log):
-        rest = s.log[at:]
-        if at == 0 or entry.role != "user" or _parts_a_call(s.log, at):
-            continue
-        if len(rest) <= s.options.history_items and _chars(rest) <= s.options.history_chars:
-            kept = [item for item in s.log[:at] if item.call_id in open_calls]
-            return [*kept, *rest]
-    return s.log
-
-
-def _parts_a_call(log: list[realtime.Item], at: int) -> bool:
-    before = {item.call_id for item in log[:at] if item.type == "function_call"}
-    return any(item.type == "function_call_output" and item.call_id in before for item in log[at:])
+    kept = [item for item in s.log[:begin] if item.call_id in open_calls]
+    return [*kept, *s.log[begin:]]
 
 
 def _chars(items: Iterable[realtime.Item]) -> int:
