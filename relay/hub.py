@@ -33,10 +33,19 @@ class Desk:
         self._seats: dict[int, Seat] = {}
 
     def hear(self, message: link.FromWorker) -> None:
-        """Messages that are none of the books' do nothing."""
+        """Messages that are none of the books' do nothing. Raises `Garbled`: the worker means a
+        connection or a seat that it does not have."""
+        try:
+            self._hear(message)
+        except KeyError as error:
+            raise link.Garbled(f"{type(message).__name__} of {error}") from error
+
+    def _hear(self, message: link.FromWorker) -> None:
         seat: Seat | Reached | None
         match message:
             case link.Arrived(connection, claim):
+                if connection in self._guests:
+                    raise KeyError(connection)
                 self._guests[connection] = guest = _Remote(connection, self._end)
                 self._books.arrived(connection, claim, guest)
             case link.Came(connection):
@@ -64,6 +73,8 @@ class Desk:
             case link.Left(connection, encoded):
                 self._guests.pop(connection).leaves(encoded)
             case link.Enter(number, client):
+                if number in self._seats:
+                    raise KeyError(number)
                 seat = self._metering.seat(client)
                 if isinstance(seat, Seat):
                     self._seats[number] = seat

@@ -22,8 +22,15 @@ from relay.observer import Live
 from relay.parking import Claim, End
 
 CHUNK = 65536
+MOST_BYTES = 256 * 1024 * 1024
+"""Of one message. A worker's snapshots and figures take a fraction of it; a length above it is
+none."""
 
 _HEAD = struct.Struct("!I")
+
+
+class Garbled(Exception):
+    """What a worker says makes no sense: it is broken, and nothing it says can be relied on."""
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -264,6 +271,8 @@ class Link(Generic[_In, _Out]):
         self._latest: dict[str, Callable[[], _Out | None]] = {}
         self._unsent: AsyncValue[bool] = AsyncValue(False)
         self._unread = bytearray()
+        self.fault: str | None = None
+        """What was wrong with what was heard last."""
 
     def post(self, message: _Out) -> None:
         """Send this soon. What is posted when the other end is gone is lost."""
@@ -294,14 +303,19 @@ class Link(Generic[_In, _Out]):
         await self._unsent.wait_value(False)
 
     async def hear(self) -> _In | None:
-        """The next message; None: there will be none, because the other process has ended."""
-        while (message := self._parsed()) is None:
-            data: bytes | bytearray = b""
-            with contextlib.suppress(trio.BrokenResourceError):
-                data = await self._stream.receive_some(CHUNK)
-            if not data:
-                return None
-            self._unread += data
+        """The next message; None: there will be none, because the other process has ended, or says
+        what cannot be understood (then `fault` says why): nothing that follows can be either."""
+        try:
+            while (message := self._parsed()) is None:
+                data: bytes | bytearray = b""
+                with contextlib.suppress(trio.BrokenResourceError):
+                    data = await self._stream.receive_some(CHUNK)
+                if not data:
+                    return None
+                self._unread += data
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.fault = str(error)
+            return None
         return message
 
     def _taken(self) -> Iterator[bytes]:
@@ -321,7 +335,10 @@ class Link(Generic[_In, _Out]):
     def _parsed(self) -> _In | None:
         if len(self._unread) < _HEAD.size:
             return None
-        end = _HEAD.size + _HEAD.unpack_from(self._unread)[0]
+        size = _HEAD.unpack_from(self._unread)[0]
+        if size > MOST_BYTES:
+            raise msgspec.DecodeError(f"a message of {size} bytes")
+        end = _HEAD.size + size
         if len(self._unread) < end:
             return None
         body = bytes(self._unread[_HEAD.size : end])

@@ -298,7 +298,10 @@ class Parent:
                     hand.end.post(self._last_word)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(hand.end.write)
-                    await self._attend(number, hand)
+                    fault = await self._attend(number, hand)
+                    if fault is not None:
+                        log.error("worker makes no sense", worker=number, reason=fault)
+                        process.kill()
                     nursery.cancel_scope.cancel()
                 with trio.move_on_after(GRACE_S):
                     await process.wait()
@@ -334,8 +337,9 @@ class Parent:
             self._books.compares_settings,
         )
 
-    async def _attend(self, number: int, hand: "_Hand") -> None:
-        """Hear what a worker says until it has nothing more to say."""
+    async def _attend(self, number: int, hand: "_Hand") -> str | None:
+        """Hear what a worker says until it has nothing more to say, or, which is returned, what
+        makes no sense."""
         desk = Desk(self._books, self._metering, hand.end, self._nursery)
         try:
             while (message := await hand.end.hear()) is not None:
@@ -353,9 +357,12 @@ class Parent:
                         self._unfit(number, fault)
                     case _:
                         desk.hear(message)
+        except link.Garbled as garbled:
+            return str(garbled)
         finally:
             hand.is_gone()
             desk.close()
+        return hand.end.fault
 
     def _ready(self, number: int, hand: "_Hand") -> None:
         self._crew.ready(number, trio.current_time())
@@ -433,8 +440,10 @@ class _Hand:
         return self._faults.pop(number, None)
 
     def changed(self, number: int, fault: str | None) -> None:
+        if (asked := self._changing.pop(number, None)) is None:
+            raise link.Garbled(f"an answer to {number}")
         self._faults[number] = fault
-        self._changing.pop(number).set()
+        asked.set()
 
     def is_gone(self) -> None:
         for answered in self._changing.values():

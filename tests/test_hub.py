@@ -2,9 +2,13 @@
 the sockets between them are not."""
 
 import contextlib
+import struct
 from collections.abc import AsyncIterator
 
+import msgspec
 import trio
+from hypothesis import given
+from hypothesis import strategies as some
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from relay import link
@@ -86,6 +90,106 @@ async def sites(
             found.append(site)
         yield found
         nursery.cancel_scope.cancel()
+
+
+# A worker that is broken: what it says may be anything.
+
+BODIES = [
+    msgspec.msgpack.encode(each)
+    for each in (
+        link.Ready(),
+        link.Arrived("a", Claim()),
+        link.Running("a", b"snapshot"),
+        link.Enter(1, "alice"),
+        link.Pong([], []),
+    )
+]
+CONNECTIONS = some.sampled_from(["a", "b"])
+SEATS = some.integers(1, 3)
+LEFT = some.none() | some.just(b"left")
+TYPED = some.one_of(
+    some.builds(link.Arrived, CONNECTIONS, some.builds(Claim, resume=some.none() | CONNECTIONS)),
+    some.builds(link.Came, CONNECTIONS),
+    some.builds(link.Decided, CONNECTIONS, some.none() | some.just(b"digest")),
+    some.builds(link.Running, CONNECTIONS, some.just(b"running")),
+    some.builds(link.Write, SEATS),
+    some.builds(link.Ended, CONNECTIONS, some.sampled_from(End), LEFT),
+    some.builds(link.Left, CONNECTIONS, LEFT),
+    some.builds(link.Enter, SEATS, some.just("alice")),
+    some.builds(link.Spend, SEATS, some.just(Spent(1, 1, 1.0, 1))),
+    some.builds(link.Vacate, SEATS),
+    some.builds(link.Settle, SEATS),
+)
+
+
+def framed(body: bytes) -> bytes:
+    return struct.pack("!I", len(body)) + body
+
+
+def changed(body: bytes, at: int, byte: int) -> bytes:
+    return body[: at % len(body)] + bytes([byte]) + body[at % len(body) + 1 :]
+
+
+GARBAGE = some.one_of(
+    some.binary(max_size=40),
+    some.binary(max_size=40).map(framed),
+    some.builds(
+        changed, some.sampled_from(BODIES), some.integers(0, 99), some.integers(0, 255)
+    ).map(framed),
+)
+
+
+@given(some.lists(GARBAGE, max_size=5), some.integers(1, 50))
+def test_whatever_comes_from_a_worker_is_a_message_or_the_end(said: list[bytes], piece: int) -> None:
+    async def hear() -> None:
+        theirs, ours = memory_stream_pair()
+        end = link.parents_end(ours)
+        data = b"".join(said)
+        for at in range(0, len(data), piece):
+            await theirs.send_all(data[at : at + piece])
+        await theirs.aclose()
+        while (message := await end.hear()) is not None:
+            assert isinstance(message, link.FromWorker)
+
+    trio.run(hear)
+
+
+async def test_a_message_that_would_never_end_is_none() -> None:
+    theirs, ours = memory_stream_pair()
+    end = link.parents_end(ours)
+    await theirs.send_all(struct.pack("!I", link.MOST_BYTES + 1))
+    assert await end.hear() is None
+    assert end.fault == f"a message of {link.MOST_BYTES + 1} bytes"
+
+
+@given(some.lists(TYPED, max_size=12), some.booleans())
+def test_a_worker_that_makes_no_sense_harms_no_other(
+    said: list[link.FromWorker], durable: bool
+) -> None:
+    async def attend() -> None:
+        books = Continuity(Lot(), DurableStore() if durable else MemoryStore())
+        metering = Metering(Rules(key=ClientLimits(sessions=3)))
+        async with trio.open_nursery() as nursery:
+            ends = [link.parents_end(memory_stream_pair()[0]) for _ in range(2)]
+            broken, sound = (Desk(books, metering, end, nursery) for end in ends)
+            sound.hear(link.Arrived("c", Claim()))
+            sound.hear(link.Decided("c", None))
+            sound.hear(link.Enter(1, "alice"))
+            with contextlib.suppress(link.Garbled):
+                for message in said:
+                    broken.hear(message)
+            broken.close()
+            await wait_all_tasks_blocked()
+            assert metering.ledger.total.sessions == 1
+            sound.hear(link.Ended("c", End.LOST, b"left"))
+            sound.hear(link.Vacate(1))
+            assert books.parked >= 1
+            sound.close()
+            await wait_all_tasks_blocked()
+            assert metering.ledger.total.sessions == 0
+            nursery.cancel_scope.cancel()
+
+    trio.run(attend)
 
 
 async def cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
