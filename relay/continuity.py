@@ -197,6 +197,10 @@ class Continuity:
         """How many conversations wait for their client."""
         return self._lot.parked
 
+    def holder(self, claim: Claim) -> str | None:
+        """The connection whose conversation this claim is certain to take over."""
+        return self._lot.holder(claim)
+
     async def restore(self) -> None:
         """Take over what an earlier process left."""
         found = await self._store.found()

@@ -72,10 +72,10 @@ class Desk:
                     self._books.ended(connection, how, encoded)
             case link.Left(connection, encoded):
                 self._guests.pop(connection).leaves(encoded)
-            case link.Enter(number, client):
+            case link.Enter(number, client, connection, claim):
                 if number in self._seats:
                     raise KeyError(number)
-                seat = self._metering.seat(client)
+                seat = self._metering.seat(client, connection, self._books.holder(claim))
                 if isinstance(seat, Seat):
                     self._seats[number] = seat
                 self._end.post(link.Entered(number, seat if isinstance(seat, Reached) else None))

@@ -238,17 +238,19 @@ class Ledger(msgspec.Struct):
     ended: dict[str, int] = {}
     """How many sessions were ended, by the `key` of the limit."""
 
-    def admit(self, client: str, rules: Rules, now: float) -> Reached | None:
-        """Let one more session in, or not."""
-        account = self.clients.get(client) or Account()
-        reached = _no_more(account, rules.of(client), now, by_all=False)
-        reached = reached or _no_more(self.total, rules.total, now, by_all=True)
+    def admit(
+        self, client: str, rules: Rules, now: float, *, takes_over: bool = False
+    ) -> Reached | None:
+        """Let one more session in, or not. `takes_over`: it has another's place, and is none."""
+        account, more = self.clients.get(client) or Account(), not takes_over
+        reached = _no_more(account, rules.of(client), now, by_all=False, more=more)
+        reached = reached or _no_more(self.total, rules.total, now, by_all=True, more=more)
         if reached is not None:
             self.refused[reached.key] = self.refused.get(reached.key, 0) + 1
             return reached
         self.clients[client] = account
-        account.sessions += 1
-        self.total.sessions += 1
+        account.sessions += more
+        self.total.sessions += more
         return None
 
     def release(self, client: str, rules: Rules, now: float) -> None:
@@ -291,9 +293,11 @@ def _alone(account: Account) -> Account:
     return msgspec.structs.replace(account, sessions=0)
 
 
-def _no_more(account: Account, limits: Limits, now: float, *, by_all: bool) -> Reached | None:
-    """What is in the way of one more session."""
-    if 0 < limits.sessions <= account.sessions:
+def _no_more(
+    account: Account, limits: Limits, now: float, *, by_all: bool, more: bool
+) -> Reached | None:
+    """What is in the way of a session, which is one `more` or takes another's place."""
+    if more and 0 < limits.sessions <= account.sessions:
         return Reached("sessions", by_all)
     account.spend(Spent(), limits, now)
     found = account.used_up(limits, now) or account.too_fast(limits)

@@ -216,6 +216,9 @@ class Enter(_Message, frozen=True):
 
     seat: int
     client: str
+    connection: str
+    claim: Claim
+    """What it claims may be held: then the place may be, too."""
 
 
 class Spend(_Message, frozen=True):

@@ -17,6 +17,7 @@ import trio
 
 from relay import logs
 from relay.limits import Ledger, Reached, Rules, Spent
+from relay.parking import Claim
 from relay.prices import Price, cost
 from relay.session.usage import Bill, Used
 from relay.store import Store
@@ -31,6 +32,8 @@ PARTS = 10
 them."""
 PAGE = "ledger"
 """Where the counts are in the store."""
+
+NO_CLAIM = Claim()
 
 log = structlog.get_logger()
 
@@ -54,6 +57,9 @@ class Metering:
         """Who is in, what they used lately, how often each limit was in the way."""
         self.used = Used()
         """By all sessions since the start, those that go on included, up to a second ago."""
+        self.holder: Callable[[Claim], str | None] = lambda claim: None
+        """The connection whose conversation a claim is certain to take over."""
+        self._taken: dict[str, Seat] = {}  # by connection
         self._wall = wall
         self._page = b""  # what was kept last
         self._meters: list[dict[Seat, Callable[[], None]]] = [{} for _ in range(PARTS)]
@@ -63,14 +69,29 @@ class Metering:
         """Of what was `used`, by currency."""
         return cost(self.used, self.prices)[0]
 
-    def seat(self, client: str) -> "Seat | Reached":
-        """A place for one more connection of this client's (`limits.client_of`), or why not."""
-        reached = self.ledger.admit(client, self.rules, self._wall())
-        return Seat(self, client) if reached is None else reached
+    def seat(
+        self, client: str, connection: str = "", holder: str | None = None
+    ) -> "Seat | Reached":
+        """A place for one more connection of this client's (`limits.client_of`), or why not.
+        `holder`: the connection whose conversation it is about to take over, and that may be lost
+        already: while both are there they have one place together. No more than two ever do."""
+        older = self._taken.get(holder or "")
+        shares = older is not None and older.client == client and older.beside is None
+        reached = self.ledger.admit(client, self.rules, self._wall(), takes_over=shares)
+        if reached is not None:
+            return reached
+        seat = Seat(self, client, connection)
+        if older is not None and shares:
+            older.beside, seat.beside = seat, older
+        if connection:
+            self._taken[connection] = seat
+        return seat
 
-    async def enter(self, client: str) -> "Seat | Reached":
-        """The same, where it may have to be asked elsewhere."""
-        return self.seat(client)
+    async def enter(
+        self, client: str, connection: str = "", claim: Claim = NO_CLAIM
+    ) -> "Seat | Reached":
+        """The same, where it may have to be asked elsewhere. What it claims may be held."""
+        return self.seat(client, connection, self.holder(claim))
 
     async def watch(self) -> None:
         """For ever, have each session tell what it uses: one task for all. Whoever holds the
@@ -95,6 +116,11 @@ class Metering:
         self.release(seat)
 
     def release(self, seat: "Seat") -> None:
+        self._taken.pop(seat.connection, None)
+        other, seat.beside = seat.beside, None
+        if other is not None:
+            other.beside = None  # which has the place alone
+            return
         self.ledger.release(seat.client, self.rules, self._wall())
 
     async def settled(self) -> None:
@@ -151,9 +177,12 @@ class Metering:
 class Seat:
     """One connection's place."""
 
-    def __init__(self, metering: Metering, client: str) -> None:
+    def __init__(self, metering: Metering, client: str, connection: str = "") -> None:
         self._metering = metering
         self.client = client
+        self.connection = connection
+        self.beside: Seat | None = None
+        """Whose place this is, too."""
         self.usage: dict[str, Any] | None = None
         """What the session has used, once that is known."""
         self._frames = 0

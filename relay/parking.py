@@ -292,6 +292,14 @@ class Lot:
         held = self._connections.get(connection)
         return held.place.deposit if held is not None and held.place is not None else None
 
+    def holder(self, claim: Claim) -> str | None:
+        """The connection whose conversation this claim is certain to take over; None: there is
+        none. A label alone is not certain before the first message."""
+        place = self._ids.get(claim.resume or "")
+        if place is None or place.holder is None or place.deposit.credentials != claim.credentials:
+            return None
+        return place.holder.id
+
     def knows(self, key: str) -> bool:
         """Whether this conversation is held or waits."""
         return key in self._ids

@@ -170,6 +170,7 @@ async def running(
             announce(served.destinations[0].address, environment)
             books = await stack.enter_async_context(continuity.opened(served.config))
             metering = Metering(served.rules, served.config.prices)
+            metering.holder = books.holder
             await stack.enter_async_context(metering.kept_in(books.store))
             shared = Shared(books, metering)
         descriptors.provide(served.rules)
@@ -372,7 +373,8 @@ class Relay:
         if about.said.request_id:
             headers.append((correlation.REQUEST_ID, about.said.request_id))
         claim = admission.claim(request, outcome)
-        seat = await self.metering.enter(client)  # last: with the answer goes who gives it back
+        # Last: with the answer goes who gives it back.
+        seat = await self.metering.enter(client, admitted.request_id, claim)
         if isinstance(seat, Reached):
             return self._refusal(request, admission.too_much(seat), client=client, limit=seat.key)
         return wire.Accept(

@@ -23,7 +23,7 @@ from relay.config import Config, ConfigError
 from relay.continuity import Resumed, Snapshot, Visit
 from relay.limits import Reached, Rules, Spent
 from relay.link import WorkersEnd
-from relay.metering import Metering, Seat
+from relay.metering import NO_CLAIM, Metering, Seat
 from relay.parking import Claim, End
 from relay.served import build
 from relay.session.usage import Used
@@ -269,12 +269,14 @@ class RemoteMetering(Metering):
             case _:
                 pass
 
-    async def enter(self, client: str) -> Seat | Reached:
+    async def enter(
+        self, client: str, connection: str = "", claim: Claim = NO_CLAIM
+    ) -> Seat | Reached:
         self._count += 1
         number = self._count
         answer: _Answer[Reached] = _Answer()
         self._entering[number] = answer
-        self._end.post(link.Enter(number, client))
+        self._end.post(link.Enter(number, client, connection, claim))
         try:
             reached = await answer.wait()
         except BaseException:

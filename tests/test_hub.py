@@ -100,7 +100,7 @@ BODIES = [
         link.Ready(),
         link.Arrived("a", Claim()),
         link.Running("a", b"snapshot"),
-        link.Enter(1, "alice"),
+        link.Enter(1, "alice", "a", Claim()),
         link.Pong([], []),
     )
 ]
@@ -115,7 +115,13 @@ TYPED = some.one_of(
     some.builds(link.Write, SEATS),
     some.builds(link.Ended, CONNECTIONS, some.sampled_from(End), LEFT),
     some.builds(link.Left, CONNECTIONS, LEFT),
-    some.builds(link.Enter, SEATS, some.just("alice")),
+    some.builds(
+        link.Enter,
+        SEATS,
+        some.just("alice"),
+        CONNECTIONS,
+        some.builds(Claim, resume=some.none() | CONNECTIONS),
+    ),
     some.builds(link.Spend, SEATS, some.just(Spent(1, 1, 1.0, 1))),
     some.builds(link.Vacate, SEATS),
     some.builds(link.Settle, SEATS),
@@ -174,7 +180,7 @@ def test_a_worker_that_makes_no_sense_harms_no_other(
             broken, sound = (Desk(books, metering, end, nursery) for end in ends)
             sound.hear(link.Arrived("c", Claim()))
             sound.hear(link.Decided("c", None))
-            sound.hear(link.Enter(1, "alice"))
+            sound.hear(link.Enter(1, "alice", "c", Claim()))
             with contextlib.suppress(link.Garbled):
                 for message in said:
                     broken.hear(message)
@@ -305,6 +311,29 @@ async def test_seats_are_counted_together_and_free_again_when_a_worker_dies() ->
         for _ in range(2):
             assert isinstance(await two.metering.enter("alice"), Seat)
         assert isinstance(await two.metering.enter("alice"), Reached)
+
+
+async def test_who_claims_what_a_lost_connection_holds_has_its_place_too() -> None:
+    async with sites(limits=ClientLimits(sessions=1)) as (one, two):
+        lost = await one.metering.enter("alice", "a")
+        await begins(one.visit("a", left=b"live"))
+        assert isinstance(await two.metering.enter("alice", "b", Claim(resume="x")), Reached)
+        assert isinstance(await two.metering.enter("bob", "b", Claim(resume="a")), Seat)
+        back = await two.metering.enter("alice", "c", Claim(resume="a"))
+        assert isinstance(back, Seat)
+        assert isinstance(await two.metering.enter("alice", "d", Claim(resume="a")), Reached)
+        await comes_back(two.visit("c", "a"), [])
+        assert isinstance(lost, Seat)
+        lost.leave()
+        await lost.free()
+        assert isinstance(await one.metering.enter("alice", "d"), Reached)
+        again = await one.metering.enter("alice", "d", Claim(resume="a"))
+        assert isinstance(again, Seat)
+        back.leave()
+        again.leave()
+        await again.free()
+        await back.free()
+        assert isinstance(await one.metering.enter("alice", "e"), Seat)
 
 
 async def test_a_seat_is_free_at_all_workers_when_its_worker_says_so() -> None:

@@ -47,6 +47,18 @@ async def test_a_used_up_budget_ends_sessions_keeps_out_and_outlives_a_restart(
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
         assert "planted" not in str(relay.lines)
+    async with process(*served, "--set", "limits.key.tokens_per_day=0") as relay:
+        url = f"ws://{relay.address}{AGENT}"
+        async with wire.dial(url, headers=BOB) as lost:  # it is there: nobody has noticed
+            welcome = await message(lost, voice_agent.Welcome)
+            await settings_applied(lost)
+            assert await refusal(relay.address, **BOB) == 429
+            async with wire.dial(f"{url}?resume={welcome.request_id}", headers=BOB) as back:
+                await settings_applied(back)
+                assert await close_code(lost) == 1000
+                assert await refusal(relay.address, **BOB) == 429
+        relay.signal(signal.SIGTERM)
+        assert await relay.ended() == 0
     async with process(*served) as relay:
         status, headers, body = await fetch(relay.address, AGENT, **ALICE)
         assert (status, body) == (429, b"Too many tokens within a day.\n")

@@ -240,6 +240,38 @@ async def test_a_client_that_is_answered_its_goodbye_finds_its_seat_free(
         assert at_work.ended_at is not None
 
 
+def test_two_connections_of_one_conversation_have_one_place_together() -> None:
+    in_force = Rules(total=Limits(sessions=1), key=ClientLimits(sessions=1))
+    for first_to_leave in (0, 1):
+        meters = Metering(in_force, wall=lambda: WALL)
+        older = meters.seat("laptop", "a")
+        assert isinstance(meters.seat("phone", "b", "a"), Reached)  # who is another
+        newer = meters.seat("laptop", "c", "a")
+        assert isinstance(older, Seat)
+        assert isinstance(newer, Seat)
+        assert isinstance(meters.seat("laptop", "d", "a"), Reached)  # no third one
+        assert isinstance(meters.seat("laptop", "d", "c"), Reached)
+        assert meters.ledger.total.sessions == 1
+        leaving, staying = (older, newer)[:: 1 if first_to_leave == 0 else -1]
+        leaving.leave()
+        leaving.leave()
+        assert meters.ledger.total.sessions == 1
+        assert isinstance(meters.seat("laptop", "d"), Reached)
+        staying.leave()
+        assert meters.ledger.total.sessions == 0
+        assert meters.ledger.clients == {}
+
+
+def test_who_takes_over_a_place_still_has_to_have_something_left() -> None:
+    meters = Metering(Rules(key=ClientLimits(tokens_per_day=10)), wall=lambda: WALL)
+    older = meters.seat("laptop", "a")
+    assert isinstance(older, Seat)
+    meters.spend(older, Spent(tokens=10), Used())
+    reached = meters.seat("laptop", "b", "a")
+    assert isinstance(reached, Reached)
+    assert reached.limit == "tokens_per_day"
+
+
 async def test_a_seat_is_left_once_and_counts_no_more_then() -> None:
     meters = metering()
     seat, other = seated(meters), seated(meters)
