@@ -34,7 +34,8 @@ class Sources(NamedTuple):
 
     snapshot: Callable[[], Snapshot]
     live: Callable[[], list[Live]]
-    ready: Callable[[], bool]
+    not_ready: Callable[[], str | None]
+    """Why nobody is admitted, in a word; None: everybody is."""
     renew: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     """Has figures of other processes brought up to date, before they are shown."""
 
@@ -85,7 +86,8 @@ def page(admin: Admin, sources: Sources, request: wire.Request) -> wire.Response
         case "/healthz":
             return _response(200, "alive\n")
         case "/readyz":
-            return _response(200, "ready\n") if sources.ready() else _response(503, "draining\n")
+            why_not = sources.not_ready()
+            return _response(503, f"{why_not}\n") if why_not else _response(200, "ready\n")
         case "/sessions":
             body = msgspec.json.format(msgspec.json.encode(sources.live())).decode()
             return _response(200, f"{body}\n", "application/json")

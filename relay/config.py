@@ -472,17 +472,30 @@ def same_host(one: str, other: str) -> bool:
     return urllib.parse.urlsplit(one)[:2] == urllib.parse.urlsplit(other)[:2]
 
 
-def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
-    """The names of the client keys by their SHA-256, empty while `auth.mode` is `none`; raises
+def keys_and_rules(
+    config: Config, environment: Mapping[str, str]
+) -> tuple[dict[bytes, str], Rules]:
+    """The names of the client keys by their SHA-256, none while `auth.mode` is `none`, and how much
+    may be used, by whom: of one reading of the file, so that they belong together. Raises
     `ConfigError`, which never quotes a line: it might hold the key itself."""
-    return {entry.digest: entry.name for entry in _keys(config, environment)}
+    lines = _keys(config, environment)
+    return {entry.digest: entry.name for entry in lines}, _rules(config, lines)
+
+
+def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
+    """The first half of `keys_and_rules`."""
+    return keys_and_rules(config, environment)[0]
 
 
 def rules(config: Config, environment: Mapping[str, str]) -> Rules:
-    """How much may be used, by whom; raises `ConfigError`."""
+    """The second half."""
+    return keys_and_rules(config, environment)[1]
+
+
+def _rules(config: Config, lines: "list[_KeyLine]") -> Rules:
     default = config.limits.key
     named: dict[str, ClientLimits] = {}
-    for entry in _keys(config, environment):
+    for entry in lines:
         own = msgspec.structs.replace(default, **entry.limits)
         if named.setdefault(entry.name, own) != own:
             raise ConfigError(f"{entry.line}: {entry.name} has other limits on another line")

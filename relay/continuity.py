@@ -289,21 +289,24 @@ class Continuity:
         await self._store.written()
 
     def ended(self, connection: str, how: End, encoded: bytes | None) -> None:
-        self._guests.pop(connection, None)
         deposit = self._lot.deposit(connection)
         nbytes = 0 if encoded is None or deposit is None else self._keep(deposit, encoded)
-        self._obey(self._lot.ended(connection, how, trio.current_time(), nbytes))
+        self._ended(connection, how, nbytes)
 
-    def killed(self, connection: str, *, is_kept: bool) -> None:
-        """The process of this connection was killed. `is_kept`: it had said what should outlive
-        that."""
+    def killed(self, connection: str, kept_bytes: int | None) -> None:
+        """The process of this connection was killed. `kept_bytes`: the size of what it had said
+        should outlive that; None: it had not."""
         deposit = self._lot.deposit(connection)
-        waits = self.durable and is_kept and deposit is not None
+        waits = self.durable and kept_bytes is not None and deposit is not None
         if waits and deposit is not None:
             self._lost_wall[deposit.key] = self._wall()
-        self.ended(connection, End.LOST if waits else End.BROKEN, None)
+        self._ended(connection, End.LOST if waits else End.BROKEN, kept_bytes or 0)
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _ended(self, connection: str, how: End, nbytes: int) -> None:
+        self._guests.pop(connection, None)
+        self._obey(self._lot.ended(connection, how, trio.current_time(), nbytes))
 
     def _keep(self, deposit: Deposit, encoded: bytes) -> int:
         """Put a conversation into the store. Returns its size in bytes."""

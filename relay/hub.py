@@ -55,11 +55,11 @@ class Desk:
                 if move is None:
                     self._end.post(link.Decision(connection, None))
                 else:
-                    self._guests[connection].is_kept = True
+                    self._guests[connection].kept_bytes = 0  # until it has come
                     self._nursery.start_soon(self._move, connection, move)
             case link.Running(connection, snapshot):
                 if (known := self._guests.get(connection)) is not None:
-                    known.is_kept = True
+                    known.kept_bytes = len(snapshot)
                     self._books.changed(connection, lambda: snapshot)
             case link.Write(number):
                 self._nursery.start_soon(self._write, number)
@@ -97,14 +97,17 @@ class Desk:
             if guest.superseded:
                 guest.leaves(None)
             else:
-                self._books.killed(connection, is_kept=guest.is_kept)
+                self._books.killed(connection, guest.kept_bytes)
         self._guests.clear()
         for seat in self._seats.values():
             seat.leave()
         self._seats.clear()
 
     async def _move(self, connection: str, move: Move) -> None:
-        self._end.post(link.Decision(connection, await self._books.moved(move)))
+        resumed = await self._books.moved(move)
+        if resumed is not None and (guest := self._guests.get(connection)) is not None:
+            guest.kept_bytes = len(resumed.snapshot)
+        self._end.post(link.Decision(connection, resumed))
 
     async def _write(self, number: int) -> None:
         await self._books.written()
@@ -119,8 +122,8 @@ class _Remote:
         self._end = end
         self._has_left = trio.Event()
         self._left: bytes | None = None
-        self.is_kept = False
-        """The store has something of its conversation."""
+        self.kept_bytes: int | None = None
+        """So much of its conversation is in the store; None: nothing is."""
         self.superseded = False
 
     def watch(self) -> None:

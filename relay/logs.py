@@ -90,23 +90,23 @@ class _Lasting(io.TextIOBase):
 
 
 class _Composed(logging.Filter):
-    """Without a free descriptor trio says so ten times a second, each time with a traceback:
-    whoever opens enough connections could fill a disk. Now and then is enough, and the message says
-    all."""
+    """Without a free descriptor trio says so ten times a second, and OpenTelemetry whenever its
+    collector does not answer, each time with a traceback: whoever opens enough connections could
+    fill a disk. Now and then is enough, and the message says all."""
 
     AGAIN_S = 10.0
 
     def __init__(self) -> None:
         super().__init__()
-        self._said = -math.inf
+        self._said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name != "trio.serve_listeners":
+        if record.name != "trio.serve_listeners" and not record.name.startswith("opentelemetry."):
             return True
         record.exc_info = None
-        due = record.created >= self._said + self.AGAIN_S
+        due = record.created >= self._said.get(record.name, -math.inf) + self.AGAIN_S
         if due:
-            self._said = record.created
+            self._said[record.name] = record.created
         return due
 
 

@@ -402,6 +402,14 @@ class Metrics:
             ("outcome",),
             [("done",), ("refused",)],
         )
+        self.reload_refused = Gauge(
+            "relay_reload_refused",
+            "1 while what is on disk was refused, and what was served before goes on.",
+            over_processes="max",
+        )
+        self.handshakes_failed = Counter(
+            "relay_handshakes_failed_total", "Clients with which no TLS handshake came about."
+        )
         self.processes = Gauge("relay_processes", "Processes that serve.")
         self.info = Gauge(
             "relay_info", "1, for its labels.", ("version", "python"), over_processes="max"

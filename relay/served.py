@@ -64,13 +64,14 @@ def build(configured: Config, environment: Mapping[str, str]) -> Served:
     milliseconds, in which certificates are loaded: beside live conversations, call it in a
     thread."""
     address = config.upstream(configured, environment)
+    keys, rules = config.keys_and_rules(configured, environment)
     addresses = (address, *config.fallbacks(configured, address))
     return Served(
         configured,
         tuple(_destinations(addresses, config.trusts(configured, address))),
-        config.keys(configured, environment),
+        keys,
         _tokens(configured, environment),
-        config.rules(configured, environment),
+        rules,
         _tls(configured.listen),
     )
 

@@ -316,6 +316,7 @@ class Relay:
                 stream, self.route, self._report, switchboard=self._switched
             )
         except wire.HandshakeFailed as failure:
+            self.watch.metrics.handshakes_failed.add(1)
             log.info("handshake failed", reason=failure.reason, peer=failure.peer)
         finally:
             self.watch.disconnected()
@@ -327,12 +328,10 @@ class Relay:
                 return wire.Response(405, headers=(("Allow", "GET, HEAD"),))
             case "/healthz":
                 return _page(request, 200, "alive")
-            case "/readyz" if self.draining:
-                return _page(request, 503, "draining")
-            case "/readyz" if self._is_overloaded:
-                return _page(request, 503, "overloaded", self._overload.again_in_s)
             case "/readyz":
-                return _page(request, 200, "ready")
+                why_not = self._not_ready()
+                again_in_s = self._overload.again_in_s if why_not == "overloaded" else None
+                return _page(request, 503 if why_not else 200, why_not or "ready", again_in_s)
             case _:
                 pass
         served = self.served
@@ -383,6 +382,12 @@ class Relay:
             tuple(headers),
             over=seat.leave,
         )
+
+    def _not_ready(self) -> str | None:
+        """Why nobody is admitted, in a word."""
+        if self.draining:
+            return "draining"
+        return "overloaded" if self._is_overloaded else None
 
     @property
     def _is_overloaded(self) -> bool:
@@ -444,17 +449,14 @@ class Relay:
     @property
     def shown(self) -> admin.Sources:
         """What the admin pages show."""
-        return admin.Sources(
-            self.snapshot, self.watch.live, ready=lambda: not (self.draining or self._is_overloaded)
-        )
+        return admin.Sources(self.snapshot, self.watch.live, self._not_ready)
 
     def snapshot(self) -> Snapshot:
         """All figures of this process, as they are now."""
         metrics = self.watch.metrics
         metrics.draining.put(float(self.draining))
         metrics.parked.put(self.parked())
-        metrics.reloads.reach(self.reloads.done, "done")
-        metrics.reloads.reach(self.reloads.refused, "refused")
+        self.watch.reloaded(self.reloads)
         self.watch.metered(self.metering, self.served.config.upstream_models)
         return self.watch.snapshot()
 

@@ -19,6 +19,7 @@ from relay.lag import Lag
 from relay.metering import Metering
 from relay.metrics import OTHER, Metrics, Snapshot
 from relay.observer import Live, Overview
+from relay.reload import Reloads
 
 _VERSION = importlib.metadata.version("voice-agent-relay")
 _PYTHON = platform.python_version()
@@ -73,6 +74,12 @@ class Watch:
             metrics.limits_refused.reach(times, limit)
         for limit, times in meter.ledger.ended.items():
             metrics.limits_ended.reach(times, limit)
+
+    def reloaded(self, reloads: Reloads) -> None:
+        """How often what is served was read again, and how that went."""
+        self.metrics.reloads.reach(reloads.done, "done")
+        self.metrics.reloads.reach(reloads.refused, "refused")
+        self.metrics.reload_refused.put(float(reloads.fault is not None))
 
     def live(self) -> list[Live]:
         """The sessions that are going on."""

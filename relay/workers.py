@@ -208,7 +208,7 @@ class Parent:
     def shown(self) -> admin.Sources:
         """The sum of what the workers say."""
         return admin.Sources(
-            self._figures, self._live, ready=lambda: self._is_ready, renew=self._renew
+            self._figures, self._live, not_ready=self._not_ready, renew=self._renew
         )
 
     async def _renew(self) -> None:
@@ -218,15 +218,15 @@ class Parent:
                 for hand in self._hands.values():
                     nursery.start_soon(hand.renew)
 
-    @property
-    def _is_ready(self) -> bool:
-        return bool(self._crew.serving) and not self._crew.is_dismissed
+    def _not_ready(self) -> str | None:
+        if self._crew.is_dismissed:
+            return "draining"
+        return None if self._crew.serving else "no worker serves"
 
     def _figures(self) -> Snapshot:
         metrics = self._watch.metrics
         metrics.parked.put(self._books.parked)
-        metrics.reloads.reach(self.reloads.done, "done")
-        metrics.reloads.reach(self.reloads.refused, "refused")
+        self._watch.reloaded(self.reloads)
         self._watch.metered(self._metering, self._served.config.upstream_models)
         own = self._watch.snapshot()
         return merged([own, self._past, *(hand.figures for hand in self._hands.values())])

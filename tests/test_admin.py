@@ -24,9 +24,9 @@ async def pages(sources: Sources, configured: Admin = Admin()) -> AsyncIterator[
         yield f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
 
 
-def sources(overview: Overview | None = None, *, ready: bool = True) -> Sources:
+def sources(overview: Overview | None = None, *, not_ready: str | None = None) -> Sources:
     seen = overview or Overview()
-    return Sources(seen.snapshot, lambda: seen.live(trio.current_time()), lambda: ready)
+    return Sources(seen.snapshot, lambda: seen.live(trio.current_time()), lambda: not_ready)
 
 
 async def get(address: str, path: str, host: str, method: str = "GET") -> int:
@@ -66,8 +66,8 @@ async def test_health_is_that_of_the_daemon() -> None:
     async with pages(sources()) as address:
         assert (await fetch(address, "/healthz"))[::2] == (200, b"alive\n")
         assert (await fetch(address, "/readyz"))[::2] == (200, b"ready\n")
-    async with pages(sources(ready=False)) as address:
-        assert (await fetch(address, "/readyz"))[::2] == (503, b"draining\n")
+    async with pages(sources(not_ready="overloaded")) as address:
+        assert (await fetch(address, "/readyz"))[::2] == (503, b"overloaded\n")
 
 
 async def test_there_is_nothing_else_and_nothing_to_be_changed() -> None:
@@ -147,5 +147,5 @@ async def test_they_show_what_the_relay_does() -> None:
         assert found["process_cpu_seconds_total"] > 0
         assert found["process_max_fds"] >= found["process_open_fds"]
         relay.draining = True
-        assert (await fetch(shown, "/readyz"))[0] == 503
+        assert (await fetch(shown, "/readyz"))[::2] == (503, b"draining\n")
         assert parsed(relay.snapshot())["relay_draining"] == 1

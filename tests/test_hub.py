@@ -146,7 +146,9 @@ GARBAGE = some.one_of(
 
 
 @given(some.lists(GARBAGE, max_size=5), some.integers(1, 50))
-def test_whatever_comes_from_a_worker_is_a_message_or_the_end(said: list[bytes], piece: int) -> None:
+def test_whatever_comes_from_a_worker_is_a_message_or_the_end(
+    said: list[bytes], piece: int
+) -> None:
     async def hear() -> None:
         theirs, ours = memory_stream_pair()
         end = link.parents_end(ours)
@@ -261,6 +263,26 @@ async def test_with_a_store_a_killed_worker_leaves_what_it_had_said_last() -> No
             await wait_all_tasks_blocked()
             returned = await two.visit("b", "a").decided(HEAR)
             assert (returned and returned.snapshot) == expected
+
+
+async def test_what_a_killed_worker_leaves_counts_with_its_size() -> None:
+    lot = Lot()
+    books = Continuity(lot, DurableStore())
+    async with trio.open_nursery() as nursery:
+        theirs, ours = memory_stream_pair()
+        end = link.parents_end(ours)
+        nursery.start_soon(end.write)
+        for connection, resume in (("a", None), ("b", "a")):
+            desk = Desk(books, Metering(Rules()), end, nursery)
+            desk.hear(link.Arrived(connection, Claim(resume=resume)))
+            desk.hear(link.Decided(connection, b"digest"))
+            if resume is None:
+                desk.hear(link.Running(connection, b"." * 700))
+                await books.written()
+            await wait_all_tasks_blocked()
+            desk.close()
+            assert (lot.parked, lot.parked_bytes) == (1, 700)  # and 700 as well where it went
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_should_survive_a_crash_is_said_before_it_is_waited_for() -> None:

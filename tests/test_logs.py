@@ -118,10 +118,15 @@ def test_lines_of_libraries_have_the_same_form() -> None:
     assert line["logger"] == "trio.serve_listeners"
 
 
-def test_a_full_descriptor_table_is_told_now_and_then_and_without_a_traceback() -> None:
+@pytest.mark.parametrize(
+    "logger", ["trio.serve_listeners", "opentelemetry.exporter.otlp.proto.http.trace_exporter"]
+)
+def test_a_full_descriptor_table_or_a_collector_that_is_gone_is_told_now_and_then_and_in_a_line(
+    logger: str,
+) -> None:
     stream = io.StringIO()
     logs.set_up(form="json", stream=stream)
-    reports = logging.getLogger("trio.serve_listeners")
+    reports = logging.getLogger(logger)
     full = OSError(24, "Too many open files")
     why = (OSError, full, None)
     for second in (0.0, 0.1, 9.9, 10.0, 10.1):

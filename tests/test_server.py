@@ -28,6 +28,7 @@ from relay.served import Current, Served, build
 from relay.server import Relay
 from relay.session.facts import Admission, Dialect
 from relay.session.options import SessionOptions
+from tests.test_metrics import parsed
 
 AGENT = "/v1/agent/converse"
 KEYS = {hashlib.sha256(b"k1").digest(): "laptop"}
@@ -453,6 +454,7 @@ async def test_with_a_certificate_it_serves_wss_only(tmp_path: Path) -> None:
         async with wire.dial(url + AGENT, ssl_context=trusting) as leg:
             await leg.receive()
         assert await refusal(url.removeprefix("wss://")) is None
+        assert parsed(relay.snapshot())["relay_handshakes_failed_total"] == 1
         async with wire.dial(url + AGENT, ssl_context=trusting) as leg:
             await leg.receive()
         nursery.cancel_scope.cancel()

@@ -11,6 +11,7 @@ from relay.limits import Ledger, Rules
 from relay.metering import Metering
 from relay.metrics import OTHER
 from relay.prices import Price
+from relay.reload import Reloads
 from relay.session.usage import Tokens, Used
 from relay.watch import Watch
 from tests.test_metrics import parsed
@@ -99,3 +100,13 @@ def test_the_models_with_a_label_are_those_of_the_configuration() -> None:
     configured = Config(models={"a": "b"}, transcription_models={"c": "d"}, prices={"e": Price()})
     known = {MODEL, configured.upstream.transcription_model, "b", "d", "e"}
     assert configured.upstream_models == known
+
+
+async def test_a_refused_reload_is_seen_until_one_is_done() -> None:
+    watch, reloads = Watch(), Reloads(done=1)
+    seen = []
+    for fault in (None, "listen.port: expected int", None):
+        reloads.fault = fault
+        watch.reloaded(reloads)
+        seen.append(parsed(watch.metrics.snapshot())["relay_reload_refused"])
+    assert seen == [0, 1, 0]
