@@ -269,7 +269,7 @@ async def test_what_a_killed_worker_leaves_counts_with_its_size() -> None:
     lot = Lot()
     books = Continuity(lot, DurableStore())
     async with trio.open_nursery() as nursery:
-        theirs, ours = memory_stream_pair()
+        _theirs, ours = memory_stream_pair()
         end = link.parents_end(ours)
         nursery.start_soon(end.write)
         for connection, resume in (("a", None), ("b", "a")):
