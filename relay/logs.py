@@ -11,7 +11,8 @@ import io
 import logging
 import math
 import sys
-from typing import Literal, TextIO, cast
+from functools import partial
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -30,22 +31,21 @@ def set_up(level: Level = "info", form: Format = "auto", stream: TextIO | None =
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.typing.Processor]
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    words = threshold <= logging.DEBUG
     if as_json:
-        # Tracebacks as data, exception groups with every member. Without the locals of the frames:
-        # they hold keys and transcripts.
-        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        # Tracebacks as data, exception groups with every member.
         last = [
-            structlog.processors.ExceptionRenderer(frames),
+            structlog.processors.ExceptionRenderer(partial(_stacks, words=words)),
             _headed,
             structlog.processors.JSONRenderer(),
         ]
     else:
         last = [
             structlog.dev.ConsoleRenderer(
-                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=out.isatty(), exception_formatter=partial(_write_stacks, words=words)
             )
         ]
-    threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -60,6 +60,43 @@ def name_of(request_id: str) -> str:
     reads the log could come back to the conversation in its client's place. Whoever has the id
     finds the name: `printf %s ID | sha256sum | cut -c1-16`."""
     return hashlib.sha256(request_id.encode()).hexdigest()[:16]
+
+
+_TRANSFORMED = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
+
+def _stacks(exc_info: structlog.typing.ExcInfo, *, words: bool) -> list[dict[str, Any]]:
+    """Where and what. Without the locals of the frames, which hold keys and transcripts; and at
+    info and above without the `words` of the exceptions, which may quote what they stumbled over:
+    `invalid literal for int(): ...`."""
+    stacks = _TRANSFORMED(exc_info)
+    if not words:
+        for stack in stacks:
+            _silence(stack)
+    return stacks
+
+
+def _silence(stack: dict[str, Any]) -> None:
+    stack["exc_value"], stack["exc_notes"], stack["syntax_error"] = "", [], None
+    for member in stack["exceptions"]:
+        for inner in member:
+            _silence(inner)
+
+
+def _write_stacks(out: TextIO, exc_info: structlog.typing.ExcInfo, *, words: bool) -> None:
+    """For a person: the last line says what, those above it where."""
+    for stack in reversed(_stacks(exc_info, words=words)):
+        _write_stack(out, stack, "")
+
+
+def _write_stack(out: TextIO, stack: dict[str, Any], indent: str) -> None:
+    for frame in stack["frames"]:
+        out.write(f"{indent}  {frame['filename']}:{frame['lineno']} in {frame['name']}\n")
+    said = ": ".join(filter(None, [stack["exc_type"], stack["exc_value"]]))
+    out.write(f"{indent}{said}\n")
+    for member in stack["exceptions"]:
+        for inner in reversed(member):
+            _write_stack(out, inner, f"{indent}  | ")
 
 
 def _headed(
