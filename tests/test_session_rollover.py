@@ -35,6 +35,7 @@ from tests.scenes import (
     speech_stopped,
     transcribed,
     types,
+    untranscribed,
     user,
     user_item,
     voice,
@@ -547,3 +548,46 @@ def test_a_commit_of_nothing_is_not_made_again() -> None:
     book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
     book.client("ForceEndTurn").to_upstream(COMMIT)
     rebuilt(book).passes(30).nothing()
+
+
+# Words that are still being written down.
+
+
+def heard_out(book: Playbook) -> Playbook:
+    """A spoken turn was answered, all of the answer was heard, and its words did not come yet."""
+    book.upstream(*speech("item_u9")).to_client("UserStartedSpeaking")
+    book.upstream(*reply(text="Hello.")).to_client("AgentThinking", "AgentStartedSpeaking")
+    book.audio_to_client().passes(1.5)
+    return book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+
+
+@pytest.mark.conformance("C-185", "C-121")
+def test_a_planned_switch_waits_for_the_users_words() -> None:
+    """Only the upstream that heard them writes them down."""
+    book = configured(heard_out(lasting(300).passes(180).dials()), 2).passes(2).nothing()
+    book.upstream(transcribed("item_u9", "Late."), leg=1).to_client(user("Late.")).hangs_up(1)
+    book.to_upstream(*["conversation.item.create"] * 2)
+    assert told(book, 2) == ["Late.", "Hello."]
+
+
+@pytest.mark.conformance("C-185", "C-125")
+def test_words_that_will_not_come_are_not_waited_for() -> None:
+    book = configured(heard_out(lasting(300).passes(180).dials()), 2).passes(2).nothing()
+    book.upstream(untranscribed("item_u9"), leg=1).hangs_up(1)
+    book.to_upstream("conversation.item.create")
+
+
+@pytest.mark.conformance("C-185")
+def test_words_that_do_not_come_are_waited_for_for_a_while() -> None:
+    book = configured(heard_out(lasting(300).passes(180).dials()), 2).passes(3.4).nothing()
+    book.passes(0.2).hangs_up(1).to_upstream("conversation.item.create")
+
+
+@pytest.mark.conformance("C-185")
+def test_the_end_of_the_session_waits_for_no_words() -> None:
+    started, *rest = speech("item_u9")
+    book = lasting(300).passes(180).dials().upstream(started).to_client("UserStartedSpeaking")
+    book = configured(book, 2).passes(107).upstream(*rest, *reply(text="Hello."), leg=1)
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(2)
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport").passes(0.9).nothing()
+    book.passes(0.2).hangs_up(1).to_upstream("conversation.item.create")

@@ -589,7 +589,7 @@ class Session(State, kw_only=True):
                 rollover.prepare(self)
             case Timer.SWITCH:
                 rollover.overdue(self)
-            case Timer.PLAYED:
+            case Timer.PAUSE:
                 pass  # see rollover.proceed
             case Timer.NEARLY_OVER:
                 minutes = self.options.session_warning_s / 60

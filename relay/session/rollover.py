@@ -29,6 +29,9 @@ MAX_DURATION = "maximum duration"
 
 NOTICED_S = 5.0
 """More than an upstream takes to notice speech that it is told."""
+WRITTEN_DOWN_S = 5.0
+"""So long after a commit a planned switch waits for the words of the turn: whoever has not heard it
+cannot tell them."""
 
 
 # -- what happens to legs --------------------------------------------------------------------------
@@ -120,10 +123,11 @@ def proceed(s: State) -> None:
         return
     _prepare_wanted(s)
     if s.next is not None and s.next.phase is LegPhase.STANDBY and _is_idle(s):
-        if s.playback.finished(s.now):
+        pause_at = max(s.playback.play_end, _words_awaited_until(s))
+        if s.now >= pause_at:
             _switch(s, s.next)
         else:
-            s.arm(Timer.PLAYED, s.playback.play_end - s.now)
+            s.arm_at(Timer.PAUSE, pause_at)
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -208,6 +212,16 @@ def _is_idle(s: State) -> bool:
     """Nobody speaks, and nothing is owed."""
     owed = s.response or s.requested or s.retrying or s.rounds
     return not owed and s.turn is TurnPhase.IDLE
+
+
+def _words_awaited_until(s: State) -> float:
+    """The client has been told by then what the user said, or is not told it any more."""
+    committed = [
+        user.committed_at
+        for user in s.user_items.values()
+        if user.pending and user.committed_at is not None
+    ]
+    return max(committed, default=-math.inf) + WRITTEN_DOWN_S
 
 
 def _switch(s: State, leg: Leg) -> None:
@@ -297,7 +311,7 @@ def settle(s: State) -> None:
         Timer.APPEND,
         Timer.PREPARE,
         Timer.SWITCH,
-        Timer.PLAYED,
+        Timer.PAUSE,
     )
 
 

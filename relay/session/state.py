@@ -109,8 +109,9 @@ class Timer(enum.Enum):
     """The upstream's session ends before long: prepare the next."""
     SWITCH = "switch"
     """The upstream's session is about to end: switch now."""
-    PLAYED = "played"
-    """The agent's audio has been played: a planned switch may be possible."""
+    PAUSE = "pause"
+    """The agent's audio has been played and the user's words were waited for: a planned switch may
+    be possible."""
     NEARLY_OVER = "nearly_over"
     """The session's maximum length comes near."""
     OVER = "over"
