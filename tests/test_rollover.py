@@ -264,6 +264,17 @@ def test_the_next_upstream_takes_over_in_mid_conversation() -> None:
     assert_settled(pair)
 
 
+@pytest.mark.conformance("C-188")
+@pytest.mark.parametrize("failures", [5, 6])
+def test_each_upstream_is_tried_three_times(failures: int) -> None:
+    pair = Pair(upstreams=(UpstreamTraits(), UpstreamTraits()))
+    pair.client(SETTINGS).until("SettingsApplied").unreachable = failures
+    pair.loses_upstream().passes(20)
+    assert [target.upstream for target in pair.dialled] == [0, *[0, 1] * 3]
+    given_up = ["INTERNAL_SERVER_ERROR"] if failures == 6 else []
+    assert [e["code"] for e in pair.of("Error")] == given_up
+
+
 def test_an_upstream_that_refuses_for_good_is_not_asked_again() -> None:
     pair = Pair(upstreams=(UpstreamTraits(), UpstreamTraits()))
     pair.refused = 1

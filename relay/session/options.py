@@ -27,7 +27,7 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     rollover: bool = True
     """Rebuild the upstream when its session ends or is lost, instead of ending the conversation."""
     rebuild_attempts: Count = 3
-    """How many legs are tried for one rebuild."""
+    """How often each upstream is tried for one rebuild."""
     proved_after_s: Seconds = 10.0
     """A leg that is lost sooner, and has completed no response, counts as one of these tries."""
     continue_after_loss: bool = True

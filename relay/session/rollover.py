@@ -165,7 +165,7 @@ def _attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
 
 def _try_again(s: State, *, for_good: bool = False) -> None:
     s.attempts += 1
-    if not for_good and s.attempts < max(s.options.rebuild_attempts, len(s.upstreams)):
+    if not for_good and s.attempts < max(1, s.options.rebuild_attempts) * len(s.upstreams):
         phases.redial(s)
     elif s.live is not None:
         updates.give_up_change(s)  # C-241

@@ -137,7 +137,7 @@ class World:
         self._dues = sorted(dues, key=lambda due: due.at)
         self._tell_at = tell
         self._script = _script(upstream_minutes)
-        self._options = SessionOptions(rebuild_attempts=3 * UPSTREAMS)
+        self._options = SessionOptions()
         self._upstreams: dict[End, simulated.Conversation] = {}
         self._down_until = [0.0] * UPSTREAMS
         self._sdk = f"sdk-{seed}"
