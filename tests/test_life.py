@@ -26,6 +26,9 @@ def test_conversations_outlive_everything_and_nothing_of_them_is_lost() -> None:
     assert sum(each["rollovers"] for each in outcomes) >= 4
     assert sum(len(each["faults"]) for each in outcomes) >= 14
     assert all(s < 30 for each in outcomes for s in each["silence_s"].values())
+    rolled = [s for each in outcomes for kind, s in each["silence_s"].items() if "planned" in kind]
+    assert rolled
+    assert all(s < 0.1 for s in rolled)
 
 
 def test_the_same_seed_is_the_same_life() -> None:

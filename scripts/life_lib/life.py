@@ -38,6 +38,7 @@ STORY = [
     Due(104 * 60, Fault.UPSTREAM, Moment.THINKING),
 ]
 """What happens to the one conversation that is told in full, if nothing else is asked for."""
+ROLLOVER = "planned rollover of the upstream's session"
 
 
 class Outcome(msgspec.Struct):
@@ -49,19 +50,28 @@ class Outcome(msgspec.Struct):
     lost: list[str]
     """What is missing, doubled or wrong; empty if the history is intact."""
     silence_s: dict[str, float]
-    """The longest silence that a fault of this kind has added to an answer."""
+    """The longest silence that a fault of this kind, or a planned rollover, has added to an
+    answer."""
 
 
 def outcome(world: World) -> Outcome:
     lost = [*world.errors, *world.mistakes, *missing(world.turns, world.known)]
-    usual = sorted(turn.silence_s for turn in world.turns if turn.heard and not turn.faults)
     silence: dict[str, float] = {}
     for turn in world.turns:
-        for fault in turn.faults:
-            added = turn.silence_s - (usual[len(usual) // 2] if usual else 0.0)
-            silence[fault.value] = max(silence.get(fault.value, 0.0), added)
+        usual_s = _usual_s(world.turns, calls=bool(turn.result))
+        for cause in [fault.value for fault in turn.faults] or [ROLLOVER] * turn.rolled:
+            if usual_s is not None:
+                silence[cause] = max(silence.get(cause, 0.0), turn.silence_s - usual_s)
     kinds = [fault.value for _, fault, _ in world.injected]
     return Outcome(len(world.turns), world.rollovers, kinds, lost, silence)
+
+
+def _usual_s(turns: list[Turn], *, calls: bool) -> float | None:
+    """The silence where nothing breaks and nothing is switched, with a function or without; None:
+    nothing to compare with."""
+    usual = [t for t in turns if t.heard and not t.faults and not t.rolled]
+    alike = sorted(t.silence_s for t in usual if bool(t.result) is calls)
+    return alike[len(alike) // 2] if alike else None
 
 
 def missing(turns: list[Turn], known: list[realtime.Item]) -> Iterable[str]:
@@ -162,13 +172,12 @@ class Teller:
 
 def table(outcomes: list[Outcome], took_s: float, minutes: float) -> str:
     rows = ["| fault | injected | longest silence it added |", "|---|---|---|"]
-    for fault in Fault:
-        count = sum(kind == fault.value for each in outcomes for kind in each.faults)
-        longest = max((each.silence_s.get(fault.value, 0.0) for each in outcomes), default=0.0)
-        if count:
-            rows.append(f"| {fault.value} | {count:,} | {longest:.1f} s |")
     rollovers = sum(each.rollovers for each in outcomes)
-    rows.append(f"| planned rollover of the upstream's session | {rollovers:,} | - |")
+    counts = {f.value: sum(k == f.value for o in outcomes for k in o.faults) for f in Fault}
+    for kind, count in {**counts, ROLLOVER: rollovers}.items():
+        longest = max((each.silence_s.get(kind, 0.0) for each in outcomes), default=0.0)
+        if count:
+            rows.append(f"| {kind} | {count:,} | {longest:.1f} s |")
     survived = sum(not each.lost for each in outcomes)
     turns = sum(each.turns for each in outcomes)
     lost = sum(len(each.lost) for each in outcomes)

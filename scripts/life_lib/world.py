@@ -98,6 +98,8 @@ class Turn(msgspec.Struct):
     heard: list[tuple[float, float]] = []
     """When the agent was heard, from and to."""
     faults: list[Fault] = []
+    rolled: bool = False
+    """It was asked in the moment of a planned switch."""
 
     @property
     def silence_s(self) -> float:
@@ -147,6 +149,7 @@ class World:
         self._applied = trio.Event()
         self._ended = trio.Event()
         self._back = trio.Event()
+        self._rolled = trio.Event()
         self._speaking = 0  # frames of the answer so far
         self._play_end = 0.0
         self._last_news = 0.0
@@ -337,10 +340,16 @@ class World:
             self._ask()
             await self._answered()
             self._perhaps_break(Moment.IDLE)
-            with trio.move_on_after(self._random.uniform(20, 90)):
-                await self._ended.wait()
+            await self._rests(self._random.uniform(20, 90))
         await self._online()
         await trio.sleep(15)
+
+    async def _rests(self, seconds: float) -> None:
+        """So long, or until the upstream is switched: then is the time at which to ask whether
+        anybody notices. Nobody can tell the person, of course."""
+        self._rolled = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._rolled.wait()
 
     async def _online(self) -> None:
         if self._line is None:
@@ -353,7 +362,7 @@ class World:
         else:
             topic = self._random.choice(sorted(TOPICS))
             text, result = f"Question {number}: tell me about the {topic}.", ""
-        self.turns.append(Turn(text, self.now, result))
+        self.turns.append(Turn(text, self.now, result, rolled=self._rolled.is_set()))
         self._speaking = 0
         self.tell("user", text)
         self._last_news = self.now
@@ -446,6 +455,7 @@ class World:
                     self.tell("relay", f"another upstream session, told {items} items of history")
                 else:
                     self.rollovers += 1
+                    self._rolled.set()
                     self.tell("relay", f"planned rollover: told {items} items, nobody noticed")
                 self._lost = False
             case {"event": "upstream_attempt_failed", "reason": reason}:
