@@ -282,11 +282,11 @@ def test_what_nobody_wants_any_more_is_not_asked_for_on_the_next_upstream() -> N
 # What the user has said, in no words yet.
 
 
-def unwritten(book: Playbook) -> Playbook:
+def unwritten(book: Playbook, item: str = "item_u9") -> Playbook:
     """The user has said something that is not transcribed yet."""
-    book.upstream(speech_started("item_u9")).to_client("UserStartedSpeaking")
+    book.upstream(speech_started(item)).to_client("UserStartedSpeaking")
     book.client_audio(pcm(600, 7), pcm(600, 8)).audio_to_upstream()
-    return book.upstream(*speech("item_u9")[1:]).nothing()
+    return book.upstream(*speech(item)[1:]).nothing()
 
 
 def as_heard(book: Playbook, leg: int) -> list[bytes]:
@@ -310,6 +310,21 @@ def test_so_it_is_told_to_the_upstream_after_the_next() -> None:
     book.to_upstream("session.update").updated()
     book.to_upstream("conversation.item.create", "response.create")
     assert as_heard(book, 3) == as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)]
+
+
+@pytest.mark.conformance("C-187", "C-186")
+def test_so_are_several_turns() -> None:
+    book = unwritten(unwritten(ready()), "item_u10")
+    book = rebuilt(book).to_upstream(*["conversation.item.create"] * 2, "response.create")
+    assert as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)] * 2
+
+
+@pytest.mark.conformance("C-187", "C-186")
+def test_of_very_much_that_is_not_written_down_the_newest_is_told() -> None:
+    book = unwritten(ready(held_audio_s=3.0))
+    book = unwritten(unwritten(book, "item_u10"), "item_u11")
+    rebuilt(book).to_upstream(*["conversation.item.create"] * 2, "response.create")
+    assert as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)] * 2
 
 
 @pytest.mark.conformance("C-187", "C-245")

@@ -74,7 +74,7 @@ def left(s: State) -> None:
     for entry in s.log:
         if entry.id is not None and not s.chose(entry.id):
             names[entry.id] = entry.id = s.new_id("was")
-    s.unwritten_item = names.get(s.unwritten_item, s.unwritten_item)
+    s.unwritten = {names.get(item, item): audio for item, audio in s.unwritten.items()}
     s.playback.renamed(names)
 
 
@@ -87,7 +87,7 @@ def replay(s: State) -> list[realtime.Item]:
 
 def is_audio(s: State, item: realtime.Item) -> bool:
     """Whether all that is known of a turn of the user's is how it sounded."""
-    return not text_of(item) and bool(s.unwritten) and item.id == s.unwritten_item
+    return not text_of(item) and item.id in s.unwritten
 
 
 def text_of(item: realtime.Item) -> str:
@@ -97,7 +97,7 @@ def text_of(item: realtime.Item) -> str:
 
 
 def _as_audio(s: State, item: realtime.Item) -> realtime.Item:
-    part = realtime.ContentPart(type="input_audio", audio=b"".join(s.unwritten))
+    part = realtime.ContentPart(type="input_audio", audio=s.unwritten[item.id or ""])
     return msgspec.structs.replace(item, content=[part])
 
 

@@ -126,7 +126,7 @@ def _applied_on_top(s: State, message: voice_agent.Settings) -> bool:
     if s.applied.formats.upstream_input != before.formats.upstream_input:
         s.held = [frame for frame in s.held if not isinstance(frame, bytes)]
         s.kept, s.kept_bytes = [], 0
-        s.unwritten_item, s.unwritten = "", []
+        s.unwritten = {}
     s.updates = []
     s.held = [frame for frame in s.held if not isinstance(frame, settings.Update)]
     s.wants = [want for want in s.wants if want.reason is not Reason.GREETING]

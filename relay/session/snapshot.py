@@ -36,8 +36,7 @@ def taken(s: State, wall: float, *, lost: bool) -> bytes:
     withheld = _configured(s.applied, s.mapping)
     fields["plan"] = _blank(s.applied, withheld)
     if not lost:  # what the user is saying goes on without us, and nobody asked for recordings
-        fields.update(kept=[], kept_bytes=0, said_until=-math.inf, gathered=b"")
-        fields.update(unwritten_item="", unwritten=[])
+        fields.update(kept=[], kept_bytes=0, said_until=-math.inf, gathered=b"", unwritten={})
     return msgspec.msgpack.encode(Snapshot(**fields, wall=wall, lost=lost, withheld=withheld))
 
 

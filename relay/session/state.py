@@ -405,10 +405,9 @@ class Kept(msgspec.Struct, kw_only=True):
     said_until: float = -math.inf
     """Until then some of that may be speech that a new upstream has been told and has not noticed
     yet."""
-    unwritten_item: str = ""
-    """The last committed turn, while nobody has written down what was said in it..."""
-    unwritten: list[bytes] = []
-    """...and its audio."""
+    unwritten: dict[str, bytes] = {}
+    """Audio of committed turns, while nobody has written down what was said in them; of the newest,
+    no more in all than may be `kept`."""
     gathered: bytes = b""
     """Audio shorter than an append."""
     uncommitted_bytes: int = 0

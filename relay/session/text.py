@@ -110,8 +110,7 @@ def transcribed(s: State, event: realtime.ConversationItemInputAudioTranscriptio
         s.usage.transcribed(model.model or "", event.usage)
     if user.committed_at is not None:
         _measured(s, event.item_id, user, round(s.now - user.committed_at, 6))
-    if event.item_id == s.unwritten_item:
-        s.unwritten_item, s.unwritten = "", []
+    s.unwritten.pop(event.item_id, None)
     content = event.transcript.strip()
     if content:
         history.transcribed(s, event.item_id, content)

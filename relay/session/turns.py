@@ -74,9 +74,10 @@ def said(s: State, item: str) -> UserItem:
     """A turn is complete, in whatever words: how it sounded is remembered until those are known."""
     history.spoke(s, item)
     user = text.user_item(s, item)
-    wanted = user.pending and s.options.rollover and item
-    s.unwritten_item = item if wanted else ""
-    s.unwritten = [audio for _, audio in s.kept] if wanted else []
+    if user.pending and s.options.rollover and item and s.kept:
+        s.unwritten[item] = b"".join(audio for _, audio in s.kept)
+        while sum(map(len, s.unwritten.values())) > s.held_bytes:
+            del s.unwritten[next(iter(s.unwritten))]
     s.kept, s.kept_bytes, s.said_until = [], 0, -math.inf
     return user
 
