@@ -18,7 +18,7 @@ from relay import realtime
 from relay.session import Loss, UpstreamGone
 from relay.session import history as history_of
 from relay.session.actions import Action, Dial, Hangup
-from relay.session.state import TurnPhase
+from relay.session.state import Timer, TurnPhase
 from relay.simulator.items import Stored
 from relay.simulator.script import Script, parse
 from tests.returning import Returning
@@ -63,6 +63,8 @@ class Cut(enum.Enum):
     """The same, and it sends its Settings again."""
     KILLED = "killed"
     """The relay's process; the next one has what was written."""
+    AGE = "age"
+    """Nothing; but the upstream's session has grown old, and another is prepared."""
 
 
 class Faulty(Returning):
@@ -79,7 +81,7 @@ class Faulty(Returning):
         """How often, by connection."""
         self.seen: list[list[dict[str, Any]]] = [[]]
         """What reached the client, by connection; audio as its type alone."""
-        self.may_shorten = sum(cut is not Cut.UPSTREAM for cut in cuts.values())
+        self.may_shorten = sum(cut not in (Cut.UPSTREAM, Cut.AGE) for cut in cuts.values())
         """So many answers may have been heard in part, or not have been given: the client was
         gone."""
         self.words_lost = False
@@ -107,6 +109,8 @@ class Faulty(Returning):
             self.upstreams.clear()
             for leg in legs:
                 self._later(partial(self._upstream_is_gone, leg))
+        elif cut is Cut.AGE:
+            self.session.arm(Timer.PREPARE, 0.0)
         elif self.online:
             self.online = False
             self._later(lambda: self._line_is_dead(cut))
@@ -170,6 +174,19 @@ class Faulty(Returning):
             else:
                 self._unheard.append(chunk)
             self.passes(FRAME_S)
+        return self
+
+    def plays(self, seconds: float) -> Self:
+        """A recording of the voice, in no time."""
+        audio = _speech(seconds)
+        self._spoken += 1
+        step = int(48000 * FRAME_S)
+        chunks = [audio[start : start + step] for start in range(0, len(audio), step)]
+        while chunks:
+            if self.online and not self._unheard:
+                self._audio_in(chunks.pop(0))
+            else:
+                self._unheard.append(chunks.pop(0))
         return self
 
     def waits_for(self, kind: str, within: float) -> Self:
@@ -266,6 +283,11 @@ def voice(pair: Faulty) -> Faulty:
     return pair.begins().says(1.0).settles().writes("Thank you").settles()
 
 
+def recording(pair: Faulty) -> Faulty:
+    """Spoken questions that come faster than they were spoken."""
+    return pair.begins().plays(1.0).settles().plays(1.0).settles()
+
+
 def barge_in(pair: Faulty) -> Faulty:
     """The user speaks while the agent does."""
     pair.begins().writes("Tell me a story").waits_for("AgentStartedSpeaking", 15).passes(1.5)
@@ -295,6 +317,7 @@ CONVERSATIONS: tuple[Conversation, ...] = (
     two_at_once,
     function_round,
     voice,
+    recording,
     barge_in,
     injected,
     updated,
@@ -384,6 +407,14 @@ def check(pair: Faulty, reference: Faulty) -> None:
     check_history(pair, reference)
     check_upstream(pair)
     check_order(pair)
+    if set(pair.cuts.values()) == {Cut.AGE}:
+        check_silence(pair, reference)
+
+
+def check_silence(pair: Faulty, reference: Faulty) -> None:
+    """Of a planned switch the client is told nothing (C-240)."""
+    (told,), (whole,) = pair.seen, reference.seen
+    assert [m["type"] for m in told] == [m["type"] for m in whole]
 
 
 def check_history(pair: Faulty, reference: Faulty) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from relay.session import SessionOptions
 from relay.session.facts import Dialect, UpstreamTraits
+from relay.session.state import Timer
 from relay.settings import MappingOptions, TurnOptions
 from relay.simulator.script import parse
 from tests.pair import Pair
@@ -130,6 +131,22 @@ def test_a_sentence_cut_by_the_loss_is_heard_whole() -> None:
     assert pair.said()[0] == ("user", "[speech, 2.0 s]")
     assert len(pair.of("LatencyReport")) == 1
     assert_settled(pair)
+
+
+@pytest.mark.conformance("C-187", "C-240")
+@pytest.mark.parametrize("frame_ms", [20, 100, 1000])
+def test_a_sentence_is_heard_whole_whenever_a_planned_switch_is(frame_ms: int) -> None:
+    """Also while the upstream that is left behind has not noticed it yet."""
+    for after_ms in range(0, 160, 8):
+        pair = ready().passes(1)
+        pair.session.arm(Timer.PREPARE, 0.0)
+        pair.passes(after_ms / 1000).speaks(SPEECH + silence(1), frame_ms).passes(15)
+        assert pair.said()[0] == ("user", "[speech, 1.0 s]"), after_ms
+        assert pair.types().count("UserStartedSpeaking") == 1
+        assert len(pair.of("LatencyReport")) == 1
+        assert pair.of("Warning") == []
+        assert len(pair.dialled) == 2
+        assert_settled(pair)
 
 
 @pytest.mark.conformance("C-246")
