@@ -226,6 +226,20 @@ def test_an_answer_that_was_not_heard_is_asked_for_again_once() -> None:
 
 
 @pytest.mark.conformance("C-245")
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_question_that_took_the_place_of_another_is_asked_again(begun: bool) -> None:
+    """What is not wanted any more may still be asked for when the upstream is lost."""
+    book = ready().client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    book.upstream(*speech(), transcribed("item_u1", "Well?"))
+    book.to_client("UserStartedSpeaking", user("Well?"))
+    if begun:
+        book.upstream(response_created()).to_client("AgentThinking")
+    rebuilt(book).to_upstream(*["conversation.item.create"] * 2)
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "turn"}}))
+
+
+@pytest.mark.conformance("C-245")
 def test_an_answer_is_not_continued_where_that_is_off() -> None:
     book = answering(continue_after_loss=False)
     book.upstream_gone().to_client(

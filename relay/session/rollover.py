@@ -341,8 +341,8 @@ def _merged(wants: list[Want]) -> list[Want]:
 def _owed(s: State) -> Want | None:
     """The response that the next leg is to be asked for first, if any (C-245)."""
     waiting = s.requested or s.retrying
-    if waiting is not None:
-        return None if waiting.dropped else waiting
+    if waiting is not None and not waiting.dropped:
+        return waiting
     if s.response is not None and not s.response.interrupted:
         return _rest_of(s, s.response)
     if s.turn is TurnPhase.WAITING and s.applied.create_response:
