@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from relay.realtime import ContentPart, Item
-from relay.session import history
+from relay.session import Session, history
 from relay.session.state import Call, Round, State
 from tests.expected import Wire
 from tests.playbook import Playbook
@@ -204,6 +204,92 @@ def test_a_turn_that_is_written_down_before_it_is_committed_is_one_turn() -> Non
     book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
     book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
     assert told(book.passes(1)) == ["Hi.", "Hello."]
+
+
+@pytest.mark.conformance("C-243")
+def test_what_is_exactly_within_the_bound_is_told() -> None:
+    book = turn(turn(ready(history_chars=30), 1), 2, "Twenty characters...")
+    assert told(book) == ["Question 2", "Twenty characters..."]
+
+
+def calling(arguments: str = "{}", **opening: Any) -> Playbook:
+    """The second question of a conversation is answered by a call."""
+    book = turn(ready(FUNCTIONS, **opening), 1).client(types("Question 2"))
+    book.to_client(user("Question 2")).to_upstream("conversation.item.create").acks()
+    book.to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
+    return book.upstream(*calls("resp_2", "call_1", arguments=arguments))
+
+
+@pytest.mark.conformance("C-243", "C-244")
+def test_a_call_and_its_result_that_stay_together_are_no_reason_to_keep_more() -> None:
+    book = calling(history_items=4).to_client(request("call_1")).upstream(response_done("resp_2"))
+    book.client(answer("call_1")).to_upstream("conversation.item.create", "response.create")
+    assert told(book) == ["Question 2", "f({})", "function_call_output: 42"]
+
+
+@pytest.mark.conformance("C-228")
+def test_of_a_call_that_was_too_long_the_arguments_are_not_told() -> None:
+    book = calling('{"a":1}', max_call_arguments_bytes=4).to_upstream("conversation.item.create")
+    book.upstream(response_done("resp_2")).to_upstream("response.create")
+    refusal = 'function_call_output: {"error":"the arguments are too long"}'
+    assert told(book)[2:] == ["Question 2", "f({})", refusal]
+
+
+@pytest.mark.conformance("C-229", "C-174")
+def test_a_result_that_was_sent_twice_is_told_once() -> None:
+    book = calling().to_client(request("call_1")).client(answer("call_1"))
+    book.to_upstream("conversation.item.create").refuses("conversation.item.create")
+    book.upstream(response_done("resp_2"))
+    book.to_upstream("conversation.item.create", "response.create")
+    assert told(book)[2:] == ["Question 2", "f({})", "function_call_output: 42"]
+
+
+@pytest.mark.conformance("C-242")
+def test_an_item_is_renamed_once_however_often_the_upstream_is_lost() -> None:
+    book = turn(ready(), 1)
+    told(book)
+    names = [item.id for item in session_of(book).log]
+    told(book.passes(20))
+    assert [item.id for item in session_of(book).log] == names
+
+
+@pytest.mark.conformance("C-245", "C-186")
+def test_a_turn_that_was_written_down_before_its_commit_is_asked_again() -> None:
+    book = ready().upstream(speech_started(), speech_stopped(), transcribed("item_u1", "Hi."))
+    book.to_client("UserStartedSpeaking", user("Hi.")).upstream(committed()).upstream_gone()
+    book.to_client(warning("THINK_REQUEST_FAILED")).dials().upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated()
+    book.to_upstream("conversation.item.create", "response.create")
+
+
+@pytest.mark.conformance("C-260")
+def test_whatever_a_crash_should_not_undo_raises_the_revision() -> None:
+    """More than once, or the second time would be lost."""
+    book = ready(FUNCTIONS)
+    seen = [session_of(book).revision]
+
+    def raised() -> None:
+        seen.append(session_of(book).revision)
+
+    for n in (1, 2):
+        book.upstream(*speech(f"item_u{n}")).to_client("UserStartedSpeaking")
+        book.upstream(transcribed(f"item_u{n}", "Hi.")).to_client(user("Hi."))
+        raised()
+        book.upstream(response_created(f"resp_{n}")).to_client("AgentThinking")
+        book.upstream(*calls(f"resp_{n}", f"call_{n}")).to_client(request(f"call_{n}"))
+        raised()
+        book.upstream(response_done(f"resp_{n}"))
+        raised()
+    book.upstream_gone().to_client(warning("THINK_REQUEST_FAILED")).dials()
+    for text in ("One?", "Two?"):
+        book.client(types(text))
+        raised()
+    assert seen == sorted(set(seen))
+
+
+def session_of(book: Playbook) -> Session:
+    assert isinstance(book.session, Session)
+    return book.session
 
 
 def item(kind: str, call: int = 0, size: int = 1) -> Item:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from relay.session import Session
 from relay.session.facts import Loss
 from relay.settings import MappingOptions, TurnOptions
 from tests.expected import Wire, like
@@ -14,6 +15,7 @@ from tests.scenes import (
     assistant,
     begins,
     calls,
+    configuring,
     created,
     ends,
     heard,
@@ -27,6 +29,7 @@ from tests.scenes import (
     settings,
     speech,
     speech_started,
+    spoken,
     transcribed,
     transcript_done,
     types,
@@ -252,3 +255,143 @@ def test_responses_without_ids_follow_one_another() -> None:
         done = without(transcript_done("", "", text), "response_id", "item_id")
         book.upstream_text(delta, done).to_client("AgentThinking", assistant(text))
         book.passes(0.3).to_client("LatencyReport").passes(n).nothing()
+
+
+def ways(book: Playbook) -> list[object]:
+    """In which ways the upstream was seen to deviate."""
+    return [note.fields["way"] for note in book.logged if note.event == "inexact_upstream"]
+
+
+@pytest.mark.conformance("C-091", "C-090")
+def test_our_own_item_that_is_shown_twice_is_not_the_next_one_renamed() -> None:
+    book = ready().client(types("Yes."), types("Yes.")).to_client(user("Yes."), user("Yes."))
+    book.to_upstream(*["conversation.item.create"] * 2).acks(1).to_upstream("response.create")
+    book.begins("resp_1").to_client("AgentThinking").upstream(response_done("resp_1"))
+    book.to_client("LatencyReport").nothing().acks(1).to_upstream("response.create")
+    assert ways(book) == []
+
+
+@pytest.mark.conformance("C-091")
+def test_what_the_user_has_said_is_not_what_was_written_renamed() -> None:
+    book = asked().client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create")
+    said = {"type": "message", "id": "item_u1", "role": "user"}
+    part = {"type": "input_audio", "transcript": "Hi."}
+    book.upstream(like("conversation.item.done", item={**said, "content": [part]}))
+    assert ways(book) == []
+
+
+@pytest.mark.conformance("C-091", "C-213")
+def test_what_the_agent_says_is_not_what_was_written_for_it_renamed() -> None:
+    book = configuring(settings(greeting="Hello."), greeting_mode="text").updated()
+    book.to_client("SettingsApplied", assistant("Hello."))
+    book.to_upstream("conversation.item.create").upstream(*speech(), transcribed("item_u1", "Hi."))
+    book.to_client("UserStartedSpeaking", user("Hi."))
+    book.upstream(*begins(), voice("resp_1", "item_a1", pcm(100)))
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    book.upstream(*message_done("resp_1", "item_a1", "Hello.")).to_client(assistant("Hello."))
+    assert ways(book) == []
+
+
+LATE = [
+    heard("", "item_a1", "Late."),
+    voice("", "item_a1", b"\1"),
+    transcript_done("", "item_a1", "Late."),
+    like("response.output_audio.done", item_id="item_a1", output_index=0),
+    like("response.output_item.added", output_index=0, item=spoken("item_a1", "Late.")),
+    like("response.output_item.done", output_index=0, item=spoken("item_a1", "Late.")),
+    like("response.function_call_arguments.delta", item_id="item_a1", call_id="c", delta="{"),
+    like(
+        "response.function_call_arguments.done",
+        item_id="item_a1",
+        output_index=0,
+        call_id="c",
+        name="f",
+        arguments="{}",
+    ),
+]
+
+
+@pytest.mark.parametrize("late", LATE, ids=lambda late: late["type"])
+@pytest.mark.conformance("C-224")
+def test_late_output_that_names_its_item_only_is_none_of_the_next_response(late: Wire) -> None:
+    book = answering().upstream(*ends())
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport").passes(2)
+    book.upstream(response_created("resp_2")).to_client("AgentThinking")
+    before = session_of(book).response
+    book.upstream_text(without(late, "response_id")).nothing()
+    assert session_of(book).response == before
+
+
+@pytest.mark.parametrize(("text", "audio"), [(True, False), (False, True), (True, True)])
+@pytest.mark.conformance("C-156")
+def test_output_that_names_its_place_only_is_of_the_item_in_that_place(
+    text: bool, audio: bool
+) -> None:
+    book = asked().upstream(response_created(), *message_added("resp_1", "item_a1", 1))
+    book.to_client("AgentThinking")
+    for delta, unnamed in (
+        (heard("resp_1", "item_a1", "Hel", 1), text),
+        (voice("resp_1", "item_a1", pcm(100), 1), audio),
+    ):
+        book.upstream_text(without(delta, *["item_id"] * unnamed))
+    book.to_client("AgentStartedSpeaking").audio_to_client().passes(1)
+    book.upstream(speech_started("item_u2")).audio_dropped()
+    book.to_client(assistant("Hel"), "UserStartedSpeaking")
+
+
+@pytest.mark.conformance("C-149")
+def test_the_end_of_an_items_audio_may_name_its_place_only() -> None:
+    """It is told once."""
+    book = answering()
+    done = like("response.output_audio.done", response_id="resp_1", output_index=0)
+    book.upstream_text(done).nothing()
+    assert not book.tail
+    book.upstream(*ends()).to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    assert sum(line.text == "(audio ends)" for line in book.lines) == 1
+
+
+@pytest.mark.conformance("C-220", "C-158")
+def test_a_call_without_an_item_holds_up_no_text_behind_it() -> None:
+    done = calls("resp_1", "call_1")[-3]
+    assert done["type"] == "response.function_call_arguments.done"
+    book = ready(settings(functions=("f",))).upstream(response_created(), done)
+    book.to_client("AgentThinking", request("call_1"))
+    book.upstream(transcript_done("resp_1", "item_a1", "Hello.", 1)).to_client(assistant("Hello."))
+
+
+@pytest.mark.conformance("C-134")
+def test_a_message_without_a_name_at_the_end_is_one_that_was_told() -> None:
+    book = asked().upstream(response_created(), transcript_done("resp_1", "item_a1", "Hello."))
+    book.to_client("AgentThinking", assistant("Hello."))
+    nameless = without(spoken("item_a1", "Hello."), "id")
+    book.upstream_text(response_done(output=[nameless])).to_client("LatencyReport")
+
+
+@pytest.mark.conformance("C-142", "C-242")
+def test_an_open_call_of_a_lost_upstream_is_none_of_a_response_without_an_id() -> None:
+    book = ready(settings(functions=("f",)), ends_responses=False).upstream(response_created())
+    book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1"))
+    book.to_client(request("call_1")).upstream_gone().to_client(warning("THINK_REQUEST_FAILED"))
+    book.dials().upstream_opens().upstream(created()).to_upstream("session.update").updated()
+    book.to_upstream("conversation.item.create")
+    book.upstream_text(without(transcript_done("", "", "Well."), "response_id", "item_id"))
+    book.to_client("AgentThinking", assistant("Well.")).passes(0.3).to_client("LatencyReport")
+
+
+@pytest.mark.conformance("C-175", "C-160")
+def test_a_call_without_a_name_is_of_no_function() -> None:
+    call = {"type": "function_call", "id": "item_c", "status": "completed"}
+    done = like("response.output_item.done", response_id="resp_1", output_index=0, item=call)
+    book = ready(settings(functions=("f",), history=True)).upstream(response_created())
+    book.to_client("AgentThinking").upstream_text(done)
+    refusal = {"call_id": "", "output": '{"error":"there is no such function"}'}
+    book.to_upstream(like("conversation.item.create", item=refusal)).upstream(response_done())
+    record = {"id": "", "name": "", "arguments": "{}", "client_side": True}
+    record["response"] = refusal["output"]
+    book.to_client(like("History", function_calls=[record])).to_upstream("response.create")
+
+
+def session_of(book: Playbook) -> Session:
+    assert isinstance(book.session, Session)
+    return book.session

@@ -91,6 +91,13 @@ def test_function_calls_are_counted_once_each() -> None:
     assert found.total_tokens == told_tokens(pair)
 
 
+def test_the_texts_of_both_sides_add_up() -> None:
+    pair = ready().client(says("One")).until("LatencyReport").passes(5)
+    pair.client(says("Two")).until("LatencyReport").passes(5)
+    chars = {who: sum(len(text) for by, text in pair.said() if by == who) for who, _ in pair.said()}
+    assert (used(pair).user_chars, used(pair).agent_chars) == (chars["user"], chars["assistant"])
+
+
 def test_nothing_is_told_twice() -> None:
     pair = ready().client(says("One")).until("LatencyReport").passes(5)
     first = pair.session.spent()
@@ -231,6 +238,16 @@ def response(**usage: Any) -> realtime.Response:
                 },
             },
             Tokens(0, 50, 50),
+        ),
+        (
+            {
+                "input_tokens": 25,
+                "input_token_details": {
+                    "text_tokens": 20, "audio_tokens": 5, "cached_tokens": 10,
+                    "cached_tokens_details": {"audio_tokens": 4},
+                },
+            },
+            Tokens(14, 1, 10),
         ),
         ({"input_tokens": 9, "input_token_details": {"image_tokens": 9}}, Tokens(9)),
         ({"input_tokens": -5, "output_tokens": 2**62}, Tokens(output_text=MOST_TOKENS)),
