@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from relay import voice_agent
 from relay.session.actions import CallEndpoint
 from relay.session.facts import Loss
 from relay.settings import Endpoint, MappingOptions, TurnOptions
@@ -783,3 +784,181 @@ def test_the_refusal_of_a_cancel_of_what_nobody_wants_stays_here() -> None:
     book = configuring(settings(greeting="Welcome!")).updated().to_client("SettingsApplied")
     book.to_upstream("response.create").upstream(speech_started()).to_client("UserStartedSpeaking")
     book.begins("resp_1").to_upstream("response.cancel").refuses("response.cancel").nothing()
+
+
+# What is wanted when an upstream is lost.
+
+
+@pytest.mark.conformance("C-245", "C-165")
+def test_two_questions_that_a_lost_upstream_left_have_one_answer() -> None:
+    """The next one is told both before it is asked."""
+    book, _ = two_questions()
+    replaced(book).to_upstream(ITEM, ITEM, "response.create").begins("resp_2")
+    book.to_client("AgentThinking").upstream(response_done("resp_2")).to_client("LatencyReport")
+    book.passes(30).nothing()
+
+
+@pytest.mark.conformance("C-245", "C-095")
+def test_an_answer_of_the_next_upstream_s_own_is_one_to_what_the_lost_one_left() -> None:
+    book, _ = two_questions()
+    replaced(book).to_upstream(ITEM, ITEM, "response.create")
+    book.upstream(response_created("resp_own", metadata={"relay": "x", "n": "0"}))
+    book.to_client("AgentThinking")
+    book.refuses("response.create", "conversation_already_has_active_response")
+    book.upstream(response_done("resp_own")).to_client("LatencyReport").passes(30).nothing()
+
+
+@pytest.mark.conformance("C-245", "C-100")
+def test_all_that_was_to_be_recited_is_recited_on_the_next_upstream() -> None:
+    book = answering().client(says("One.", "queue"), says("Two.", "queue")).nothing()
+    book.upstream_gone().to_client(LOST, assistant("Hello."), "AgentAudioDone").dials()
+    book.upstream_opens().upstream(created()).to_upstream(UPDATE).updated().to_upstream(ITEM, ITEM)
+    book.to_upstream(create(relay="continue")).begins("resp_2").to_client("AgentThinking")
+    book.upstream(response_done("resp_2")).to_client("LatencyReport")
+    for n, text in enumerate(("One.", "Two.")):
+        book.to_upstream(create(relay="inject")).begins(f"resp_i{n}")
+        book.upstream(voice(f"resp_i{n}", f"item_i{n}", pcm(100)))
+        book.to_client(assistant(text), "AgentStartedSpeaking").audio_to_client()
+        book.upstream(response_done(f"resp_i{n}")).to_client("AgentAudioDone")
+
+
+@pytest.mark.conformance("C-245")
+def test_an_answer_that_was_whole_is_not_continued() -> None:
+    """Only its end was not told."""
+    book = answering().upstream(*message_done("resp_1", "item_a1", "Hello."))
+    book.to_client(assistant("Hello.")).upstream_gone().to_client(LOST, "AgentAudioDone").dials()
+    book.upstream_opens().upstream(created()).to_upstream(UPDATE).updated()
+    book.to_upstream(ITEM, ITEM).nothing()
+
+
+def ending_a_turn() -> Playbook:
+    """The client has ended the turn of a user who speaks; the commit is on its way."""
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.client_audio(pcm(600)).audio_to_upstream(pcm(600)).client("ForceEndTurn")
+    return book.to_upstream("input_audio_buffer.commit")
+
+
+@pytest.mark.conformance("C-118", "C-187")
+def test_a_turn_that_was_to_be_ended_is_answered_when_the_next_upstream_has_heard_it() -> None:
+    """And what was written in the meantime has an answer of its own."""
+    book = writes(ending_a_turn(), "And?")
+    replaced(book).to_upstream(ITEM).audio_to_upstream(pcm(600)).acks()
+    book.upstream(*speech()).to_client("UserStartedSpeaking").to_upstream(
+        create(relay="force_end_turn")
+    )
+    book.begins("resp_1").to_client("AgentThinking").upstream(response_done())
+    book.to_client("LatencyReport").to_upstream(create(relay="inject_user"))
+
+
+@pytest.mark.conformance("C-118", "C-245")
+def test_a_turn_that_was_over_is_asked_again_and_not_ended_again() -> None:
+    book = ending_a_turn().upstream(speech_stopped())
+    replaced(book).to_upstream(ITEM, create(relay="turn")).begins("resp_1")
+    book.to_client("AgentThinking").upstream(response_done()).to_client("LatencyReport")
+    book.upstream(*speech("item_u2")).to_client("UserStartedSpeaking").passes(5).nothing()
+
+
+# The user's audio, over two losses.
+
+
+def lost_again(book: Playbook) -> Playbook:
+    """The upstream that has just taken over is lost as well: the next attempt is after a pause."""
+    book.upstream_gone().to_client(LOST).passes(1).dials().upstream_opens().upstream(created())
+    return book.to_upstream(UPDATE).updated()
+
+
+@pytest.mark.conformance("C-187")
+def test_what_the_user_says_is_kept_until_an_upstream_has_noticed_it() -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    first, second = [pcm(100, n) for n in range(1, 21)], [pcm(100, n) for n in range(21, 26)]
+    for chunk in first:
+        book.client_audio(chunk).audio_to_upstream(chunk)
+    replaced(book).audio_to_upstream(b"".join(first))
+    for chunk in second:
+        book.client_audio(chunk).audio_to_upstream(chunk)
+    lost_again(book).audio_to_upstream(b"".join(first + second))
+
+
+@pytest.mark.conformance("C-187")
+def test_so_is_what_they_said_without_an_upstream() -> None:
+    book = ready().upstream_gone().to_client(LOST).dials().client_audio(pcm(1500, 1))
+    book.upstream_opens().upstream(created()).to_upstream(UPDATE).updated()
+    book.audio_to_upstream(pcm(1500, 1))
+    lost_again(book).audio_to_upstream(pcm(1500, 1))
+
+
+@pytest.mark.conformance("C-187")
+def test_what_no_upstream_has_noticed_for_five_seconds_was_no_speech() -> None:
+    book = ready().upstream_gone().to_client(LOST).dials().client_audio(pcm(1500, 1))
+    book.upstream_opens().upstream(created()).to_upstream(UPDATE).updated()
+    book.audio_to_upstream(pcm(1500, 1)).passes(5.1)
+    lost_again(book).nothing()
+
+
+@pytest.mark.conformance("C-187")
+def test_silence_is_not_told_to_the_next_upstream() -> None:
+    book = replaced(ready()).client_audio(pcm(100)).audio_to_upstream(pcm(100))
+    lost_again(book).nothing()
+
+
+@pytest.mark.conformance("C-187")
+def test_the_last_800_ms_are_counted_from_nothing_after_a_loss() -> None:
+    book = replaced(ready().client_audio(pcm(100)).audio_to_upstream(pcm(100)))
+    for n in range(1, 9):
+        book.client_audio(pcm(100, n)).audio_to_upstream(pcm(100, n))
+    book.upstream(speech_started()).to_client("UserStartedSpeaking")
+    lost_again(book).audio_to_upstream(b"".join(pcm(100, n) for n in range(1, 9)))
+
+
+@pytest.mark.conformance("C-187", "C-121")
+def test_how_a_turn_sounded_is_forgotten_for_its_own_words_only() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking")
+    book.upstream(speech_started("item_u2")).to_client("UserStartedSpeaking")
+    book.client_audio(pcm(600, 7)).audio_to_upstream(pcm(600, 7))
+    book.upstream(*speech("item_u2")[1:], transcribed("item_u1", "One.")).to_client(user("One."))
+    replaced(book).to_upstream(ITEM, ITEM, "response.create")
+    parts = [e["item"]["content"][0] for e in book.sent[2] if e["type"] == ITEM]
+    assert [part["type"] for part in parts] == ["input_text", "input_audio"]
+
+
+# Requests, and responses that are not theirs.
+
+
+@pytest.mark.conformance("C-093", "C-092")
+def test_a_response_of_the_upstream_s_own_leaves_the_request_open() -> None:
+    book, first = two_questions()
+    book.upstream(response_created("resp_own", metadata={"relay": "x", "n": "0"}))
+    book.to_client("AgentThinking").upstream(response_done("resp_own")).to_client("LatencyReport")
+    book.passes(10.1).to_upstream(create(relay=ANY, n=first))
+
+
+@pytest.mark.conformance("C-223", "C-212")
+def test_a_greeting_that_is_cancelled_while_the_user_speaks_has_their_turn_asked_for() -> None:
+    book = configuring(settings(greeting="Welcome!")).updated().to_client("SettingsApplied")
+    book.to_upstream("response.create").upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.begins("resp_1").to_upstream("response.cancel")
+    book.upstream(cancelled(reason="client_cancelled"), *speech()[1:]).passes(0.9).nothing()
+    book.passes(0.2).to_upstream(create(relay="turn"))
+
+
+@pytest.mark.conformance("C-232")
+def test_messages_that_are_exactly_as_much_as_may_be_held_are_held() -> None:
+    one = voice_agent.InjectUserMessage(content="Hi.")
+    book = configuring(held_message_bytes=voice_agent.memory(one)).client(types("Hi.")).nothing()
+    book.client(types("Hi.")).to_client("Error").closes(1011)
+
+
+@pytest.mark.conformance("C-228")
+def test_calls_that_are_together_as_long_as_they_may_be_are_announced() -> None:
+    """Twice the arguments of one; the quotes do not count."""
+    book = ready(FUNCTIONS, max_call_arguments_bytes=4).upstream(response_created())
+    book.to_client("AgentThinking")
+    for n in range(4):
+        book.upstream(*calls("resp_1", f"call_{n}", index=n)).to_client(request(f"call_{n}"))
+    refusal = like(ITEM, item={"output": '{"error":"the arguments are too long"}'})
+    book.upstream(*calls("resp_1", "call_4", index=4)).to_upstream(refusal)
+
+
+def test_a_response_may_be_slow_after_less_than_a_second() -> None:
+    book = ready(slow_think_s=0.5).upstream(response_created()).to_client("AgentThinking")
+    book.passes(0.4).nothing().passes(0.2).to_client(warning("SLOW_THINK_REQUEST"))

@@ -6,12 +6,14 @@ import pytest
 
 from relay.session import Session
 from relay.settings import MappingOptions
-from tests.expected import like
+from tests.expected import ABSENT, About, like
 from tests.playbook import Playbook
 from tests.scenes import (
     MODEL,
+    answering,
     assistant,
     begins,
+    cancelled,
     committed,
     configuring,
     error,
@@ -20,6 +22,8 @@ from tests.scenes import (
     pcm,
     ready,
     reply,
+    response_created,
+    response_done,
     says,
     settings,
     speech,
@@ -172,3 +176,59 @@ def test_a_transcript_lasts_no_time_before_its_end_is_known() -> None:
     book.to_client(user("Hey."), transcript(1.5, 1.2, transcript="Hey.", is_final=True))
     book.upstream(speech_stopped("item_u2", 900)).to_client("UtteranceEnd")
     book.upstream(transcribing("item_u2", "Well")).to_client(transcript(0.0, 0.0))
+
+
+@pytest.mark.conformance("C-136", "C-138")
+def test_the_component_is_told_all_of_an_end_before_the_agent_speaks_again() -> None:
+    """And what is said now waits for the user's text for as long as was left."""
+    book = ready(component=True).upstream(*speech())
+    book.to_client("UserStartedSpeaking", "UtteranceEnd").upstream(*reply())
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(1)
+    book.client(types("And?")).to_client(user("And?")).to_upstream("conversation.item.create")
+    book.acks().to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
+    book.upstream(*message_added("resp_2", "item_a2"), transcript_done("resp_2", "item_a2", "Yes."))
+    book.nothing().upstream(voice("resp_2", "item_a2", pcm(100)))
+    book.to_client(assistant("Hello."), "AgentDone", "AgentAudioDone", "LatencyReport")
+    book.to_client("AgentStartedSpeaking").audio_to_client().passes(0.4).nothing().passes(0.2)
+    book.to_client(assistant("Yes."))
+
+
+@pytest.mark.conformance("C-136", "C-138")
+def test_the_time_that_was_left_for_another_text_does_not_end_the_wait_for_this_one() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream(*reply())
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(1.4)
+    book.client(types("And?")).to_client(user("And?")).to_upstream("conversation.item.create")
+    book.acks().to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
+    book.upstream(*message_added("resp_2", "item_a2"), voice("resp_2", "item_a2", pcm(100)))
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport", "AgentStartedSpeaking")
+    book.audio_to_client().passes(0.2).upstream(transcript_done("resp_2", "item_a2", "Yes."))
+    book.nothing().upstream(transcribed("item_u1", "Hi.")).to_client(user("Hi."), assistant("Yes."))
+
+
+@pytest.mark.conformance("C-140", "C-138")
+def test_a_report_that_is_held_tells_how_long_the_text_has_taken_that_it_waits_for() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream(*reply())
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(0.5)
+    book.upstream(transcribed("item_u1", "Hi.")).to_client(user("Hi."), assistant("Hello."))
+    book.to_client("AgentAudioDone", like("LatencyReport", stt_latency=About(0.5)))
+
+
+@pytest.mark.conformance("C-140", "C-142")
+def test_how_long_another_turn_took_to_write_down_is_in_no_report() -> None:
+    """The user began to speak before the answer to something written did."""
+    book = ready().client(types("And?")).to_client(user("And?"))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    book.upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.upstream(response_created("resp_own", metadata={"relay": "x", "n": "0"}))
+    book.to_client("AgentThinking").upstream(*speech()[1:]).passes(0.5)
+    book.upstream(transcribed("item_u1", "Hi.")).to_client(user("Hi."))
+    book.upstream(response_done("resp_own"))
+    book.to_client(like("LatencyReport", stt_latency=ABSENT))
+
+
+@pytest.mark.conformance("C-211")
+def test_what_was_to_be_said_when_the_user_began_to_speak_is_not_said_afterwards() -> None:
+    book = answering().client(says("More.", "queue")).nothing().upstream(speech_started("item_u2"))
+    book.to_client("InjectionRefused").audio_dropped().to_client("UserStartedSpeaking")
+    book.to_upstream("conversation.item.truncate")
+    book.upstream(cancelled(), speech_stopped("item_u2")).passes(10.1).nothing()

@@ -526,6 +526,14 @@ def test_manual_g711_counts_in_its_own_bytes() -> None:
     book.to_upstream(COMMIT)
 
 
+@pytest.mark.conformance("C-116")
+def test_manual_g711_is_padded_by_one_byte_where_one_is_missing() -> None:
+    given = settings(audio={"input": {"encoding": "mulaw", "sample_rate": 8000}})
+    book = ready(given, mapping=MappingOptions(turns=TurnOptions(kind="off")))
+    book.client_audio(bytes(799)).audio_to_upstream(bytes(799)).client(END_TURN)
+    book.audio_to_upstream(b"\xff").to_upstream(COMMIT)
+
+
 # The server does not cut its own responses.
 
 
