@@ -1,16 +1,18 @@
 """A client that comes back, one detail at a time (whole conversations are in test_resume)."""
 
+import math
 from typing import Any
 
 import msgspec
 import pytest
 
 from relay import voice_agent
-from relay.session import Admission, Session, SessionOptions
+from relay.session import Admission, Session, SessionOptions, snapshot
 from relay.session.facts import UpstreamTraits
-from relay.settings import MappingOptions, Passthrough
+from relay.settings import Endpoint, MappingOptions, Passthrough
 from relay.settings.options import Tracing
 from tests import scenes
+from tests.expected import Wire, like
 from tests.playbook import Playbook
 from tests.returning import Returning
 from tests.scenes import answer, calls, created, request, response_created, settings
@@ -240,6 +242,24 @@ def test_what_happens_after_the_return_is_told_at_once() -> None:
 # Calls.
 
 
+def returned(book: Playbook, message: Wire | None = None) -> Playbook:
+    """The client was lost and is back, with these Settings or none."""
+    left = book.session
+    assert isinstance(left, Session)
+    lost = left.parked(book.clock, book.wall)
+    back = Session.restored(lost, options=left.options, mapping=left.mapping, lost_wall=book.wall)
+    again = Playbook(back)
+    sent = None if message is None else msgspec.convert(message, voice_agent.Settings)
+    again._perform(back.resumed(Admission("request-2"), again.clock, again.wall, sent))
+    return again
+
+
+def rebuilt(book: Playbook, leg: int = 2) -> Playbook:
+    """The upstream is there again, and is to be told what was said."""
+    book.dials().upstream_opens(leg).upstream(created(), leg=leg)
+    return book.to_upstream("session.update", leg=leg).updated(leg=leg)
+
+
 @pytest.mark.conformance("C-258")
 def test_only_the_calls_that_are_open_are_announced_again() -> None:
     pair = ready().client(says("time and weather please"))
@@ -258,14 +278,7 @@ def test_a_batch_that_was_not_complete_is_announced_once() -> None:
     given = settings(functions=("f", "g"))
     book = scenes.ready(given, batch_function_calls=True).upstream(response_created())
     book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1")).nothing()
-    left = book.session
-    assert isinstance(left, Session)
-    lost = left.parked(book.clock, book.wall)
-    back = Session.restored(lost, options=left.options, mapping=left.mapping, lost_wall=book.wall)
-    again = Playbook(back)
-    again._perform(back.resumed(Admission("request-2"), again.clock, again.wall))
-    again.formats().dials().upstream_opens(2).upstream(created(), leg=2)
-    again.to_upstream("session.update", leg=2).updated(leg=2)
+    again = rebuilt(returned(book).formats())
     again.to_client(request("call_1")).to_upstream("conversation.item.create", leg=2)
     again.client(answer("call_1")).to_upstream(*["conversation.item.create", "response.create"])
 
@@ -377,6 +390,7 @@ def test_a_configured_function_without_an_endpoint_stays_the_clients() -> None:
     functions = [
         {"name": "get_time", "endpoint": {"url": "https://tools.example/", "headers": {"a": "b"}}},
         {"name": "get_weather"},
+        {"name": "get_news", "endpoint": {"url": "https://tools.example/news"}},
     ]
     agent = msgspec.convert({"think": {"functions": functions}}, voice_agent.Agent)
     pair = Returning(
@@ -386,7 +400,82 @@ def test_a_configured_function_without_an_endpoint_stays_the_clients() -> None:
     )
     pair.client({"type": "Settings", "audio": {}, "agent": "clock"}).until("SettingsApplied")
     pair.lost().back(KEEP_ALIVE)
-    time, weather = pair.session.applied.functions
+    time, weather, news = pair.session.applied.functions
     assert time.endpoint is not None
     assert time.endpoint.headers == {"a": "b"}
+    assert news.endpoint == Endpoint("https://tools.example/news", "POST", {})
     assert weather.endpoint is None
+
+
+# One step at a time.
+
+
+@pytest.mark.conformance("C-254", "C-249")
+def test_settings_behind_other_messages_are_told_as_applied_once() -> None:
+    book = returned(scenes.ready()).formats().dials().client("KeepAlive", settings())
+    rebuilt(book.hangs_up(2).formats(), 3).to_client("SettingsApplied").client(settings())
+    book.to_client(scenes.error("SETTINGS_ALREADY_APPLIED")).closes(1000)
+
+
+@pytest.mark.conformance("C-254", "C-028")
+def test_so_are_those_of_a_client_that_was_never_told() -> None:
+    book = returned(scenes.configuring()).formats().dials().client("KeepAlive", settings())
+    book.hangs_up(2).formats().dials().client(settings())
+    book.to_client(scenes.error("SETTINGS_ALREADY_APPLIED")).closes(1000)
+
+
+@pytest.mark.conformance("C-254")
+def test_settings_that_came_first_are_those_that_count_from_then_on() -> None:
+    book = returned(scenes.ready(), settings(think={"prompt": "Be kind."})).formats().dials()
+    book.upstream_opens(2).upstream(created(), leg=2)
+    book.to_upstream(like("session.update", session={"instructions": "Be kind."}), leg=2)
+
+
+@pytest.mark.conformance("C-254", "C-187")
+def test_of_what_is_said_in_another_format_the_last_800_ms_are_kept() -> None:
+    telephone = settings(audio=TELEPHONE["audio"])
+    book = scenes.ready().client_audio(scenes.pcm(100)).audio_to_upstream()
+    book = rebuilt(returned(book, telephone).formats()).to_client("SettingsApplied")
+    frames = [bytes([n]) * 800 for n in range(1, 9)]
+    for frame in frames:
+        book.client_audio(frame).audio_to_upstream(frame)
+    book.upstream(scenes.speech_started()).to_client("UserStartedSpeaking").upstream_gone()
+    book.to_client(scenes.warning("THINK_REQUEST_FAILED"))
+    book.passes(1)
+    rebuilt(book, 3).audio_to_upstream(b"".join(frames))
+
+
+# What is in a snapshot.
+
+
+def test_how_the_user_sounds_is_in_no_snapshot_of_a_running_session() -> None:
+    book = scenes.ready().upstream(*scenes.speech()).to_client("UserStartedSpeaking")
+    session = book.session
+    assert isinstance(session, Session)
+    session.kept, session.kept_bytes, session.said_until = [b"1"], 1, 2000.0
+    session.gathered, session.unwritten, session.unwritten_item = b"2", [b"3"], "item_u1"
+    known = snapshot.read(session.snapshot(book.wall))
+    assert (known.kept, known.kept_bytes, known.said_until) == ([], 0, -math.inf)
+    assert (known.gathered, known.unwritten, known.unwritten_item) == (b"", [], "")
+
+
+def test_where_an_open_call_is_made_is_in_no_snapshot() -> None:
+    endpoint = {"url": "https://tools.example/", "headers": {"authorization": "planted-secret"}}
+    mapping = MappingOptions(function_endpoints=("https://tools.example/",))
+    given = settings(think={"functions": [{"name": "f", "endpoint": endpoint}]})
+    book = scenes.ready(given, mapping=mapping).upstream(response_created())
+    book.to_client("AgentThinking").upstream(*calls("resp_1", "call_1")).calls_endpoint()
+    book.to_client("FunctionCallRequest")
+    session = book.session
+    assert isinstance(session, Session)
+    (round_,) = snapshot.read(session.snapshot(book.wall)).rounds
+    assert round_.calls["call_1"].endpoint == Endpoint("", "", {})
+
+
+@pytest.mark.conformance("C-261")
+def test_audio_that_was_dropped_with_the_client_does_not_wait_to_be_written() -> None:
+    book = scenes.answering().backlog(500)
+    again = returned(book)
+    assert isinstance(again.session, Session)
+    assert again.session.backlog_ms == 0
+    again.unlisted = []

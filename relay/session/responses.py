@@ -299,8 +299,6 @@ def item_done(s: State, event: realtime.ResponseOutputItemDone) -> None:
             rounds.called(s, response.id, event.item)
     elif item.text is None and (content := history.text_of(event.item)):
         text_done(s, response.id, event.item.id, event.output_index, content)
-    else:
-        _say_complete(s, response)
     item.done = True
     _perhaps_over(s, response)
 
@@ -517,11 +515,9 @@ def _live(s: State, response_id: str, item_id: str) -> Response | None:
 
 def _perhaps_over(s: State, response: Response) -> None:
     """From an upstream that does not say when a response ends: it may be now."""
-    if s.live is not None and s.live.infers_ends:
-        if all(item.done for item in response.items.values()):
-            s.arm(Timer.INFERRED_END, s.options.inferred_end_s)
-        else:
-            s.disarm(Timer.INFERRED_END)
+    infers = s.live is not None and s.live.infers_ends
+    if infers and all(item.done for item in response.items.values()):
+        s.arm(Timer.INFERRED_END, s.options.inferred_end_s)
 
 
 def _item_id(s: State, response: Response, item_id: str, index: int) -> str:

@@ -141,7 +141,7 @@ def _applied_on_top(s: State, message: voice_agent.Settings) -> bool:
 def _replace_history(s: State) -> None:
     """With the context of the Settings; calls that wait for their answers stay."""
     given = s.applied.context
-    known = {item.call_id for item in given if item.type == "function_call"}
+    known = {item.call_id for item in given}
     waiting = {call.id for round_ in s.rounds for call in round_.calls.values()} - known
     calls = [i for i in s.log if i.type == "function_call" and i.call_id in waiting]
     results = [i for i in s.log if i.type == "function_call_output" and i.call_id in waiting]
