@@ -452,7 +452,7 @@ def test_how_the_user_sounds_is_in_no_snapshot_of_a_running_session() -> None:
     book = scenes.ready().upstream(*scenes.speech()).to_client("UserStartedSpeaking")
     session = book.session
     assert isinstance(session, Session)
-    session.kept, session.kept_bytes, session.said_until = [b"1"], 1, 2000.0
+    session.kept, session.kept_bytes, session.said_until = [(0.0, b"1")], 1, 2000.0
     session.gathered, session.unwritten, session.unwritten_item = b"2", [b"3"], "item_u1"
     known = snapshot.read(session.snapshot(book.wall))
     assert (known.kept, known.kept_bytes, known.said_until) == ([], 0, -math.inf)
