@@ -453,10 +453,10 @@ def test_how_the_user_sounds_is_in_no_snapshot_of_a_running_session() -> None:
     session = book.session
     assert isinstance(session, Session)
     session.kept, session.kept_bytes, session.said_until = [(0.0, b"1")], 1, 2000.0
-    session.gathered, session.unwritten, session.unwritten_item = b"2", [b"3"], "item_u1"
+    session.gathered, session.unwritten = b"2", {"item_u1": b"3"}
     known = snapshot.read(session.snapshot(book.wall))
     assert (known.kept, known.kept_bytes, known.said_until) == ([], 0, -math.inf)
-    assert (known.gathered, known.unwritten, known.unwritten_item) == (b"", [], "")
+    assert (known.gathered, known.unwritten) == (b"", {})
 
 
 def test_where_an_open_call_is_made_is_in_no_snapshot() -> None:
