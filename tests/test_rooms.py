@@ -60,7 +60,7 @@ ROOMS = {
     "session": Room({"errors", "frames", "audio", "settings"} | CODECS),
     "limits": Room(),
     "metering": Room(
-        {"limits", "logs", "prices", "session", "store"}, {"structlog", "time", "trio"}
+        {"limits", "logs", "parking", "prices", "session", "store"}, {"structlog", "time", "trio"}
     ),
     "overload": Room(),
     "prices": Room({"session"}),
@@ -155,7 +155,9 @@ ROOMS = {
         {"config", "correlation", "frames", "observer", "session"} | CODECS,
         {"opentelemetry", "trio"},
     ),
-    "watch": Room({"lag", "metering", "metrics", "observer", "process"}, {"time", "trio"}),
+    "watch": Room(
+        {"lag", "metering", "metrics", "observer", "process", "reload"}, {"time", "trio"}
+    ),
     "lag": Room(doors={"trio"}),
     "systemd": Room({"config"}, doors={"trio", "socket", "structlog", "time"}),
     "logs": Room(doors={"logging", "structlog"}),
