@@ -21,7 +21,8 @@ class Lag:
     def __init__(self, seen: Callable[[float], None] = lambda lag_s: None) -> None:
         """`seen` is told of each measurement, in seconds."""
         self._seen = seen
-        self._recent: deque[float] = deque(maxlen=WINDOW)
+        # Before there was a loop it was not late: nor is one hiccup of a young one an overload.
+        self._recent = deque([0.0] * WINDOW, WINDOW)
         self._due = trio.current_time()
         self._watching = False
 
@@ -30,7 +31,7 @@ class Lag:
         """Over the last two seconds: what load there is. One hiccup alone moves it by an eighth."""
         overdue_s = self._overdue_s
         recent = [*self._recent, overdue_s] if overdue_s else self._recent
-        return sum(recent) / len(recent) if recent else 0.0
+        return sum(recent) / len(recent)
 
     @property
     def worst_s(self) -> float:

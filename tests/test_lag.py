@@ -5,8 +5,7 @@ Time is virtual: whoever blocks the loop moves the clock without letting anybody
 
 import pytest
 import trio
-import trio.lowlevel
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relay.lag import INTERVAL_S, WINDOW, Lag
 
@@ -41,13 +40,25 @@ async def test_it_is_seen_at_once_and_forgotten_after_a_while(
     assert lag.worst_s == lag.mean_s == 0.0
 
 
+async def test_the_first_hiccup_is_not_the_load_of_two_seconds(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    lag = Lag()
+    nursery.start_soon(lag.watch)
+    await wait_all_tasks_blocked()
+    autojump_clock.jump(INTERVAL_S + LATE_S)
+    await trio.sleep(0.01)
+    assert lag.worst_s == pytest.approx(LATE_S)
+    assert lag.mean_s == pytest.approx(LATE_S / WINDOW)
+
+
 async def test_a_loop_that_is_late_all_the_time_has_it_as_its_mean(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     lag = Lag()
     nursery.start_soon(lag.watch)
     for _ in range(WINDOW):
-        await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
         autojump_clock.jump(INTERVAL_S + LATE_S)
         await trio.sleep(0.001)
     assert LATE_S <= lag.mean_s < LATE_S + 0.002

@@ -59,7 +59,7 @@ def test_the_bound_may_change_meanwhile() -> None:
 
 
 async def test_an_overloaded_relay_refuses_newcomers_and_says_that_it_is_not_ready() -> None:
-    table = OverloadTable(max_lag_ms=50, calm_s=0.1)
+    table = OverloadTable(max_lag_ms=20, calm_s=0.1)
     async with serving(Config(overload=table)) as (relay, address), trio.open_nursery() as nursery:
         nursery.start_soon(relay.watch.lag.watch)
         await trio.lowlevel.checkpoint()
