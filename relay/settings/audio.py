@@ -58,16 +58,19 @@ def formats(audio: voice_agent.Audio, *, g711: bool, wav_header: bool) -> Format
 def overridden(formats: Formats, output: Any, findings: Findings) -> Formats:
     """With the component's `sessionAudioOutput.format` its binary frames are in that format too;
     one that the API does not have is dropped (C-055)."""
-    match output:
-        case {"format": {"type": str(name), **others}} if name in _NAMES:
-            known = _NAMES[name]
-            if others.get("rate") in (None, known.rate):
-                return msgspec.structs.replace(
-                    formats, upstream_output=known, client_output=known, wav_header=False
-                )
-    if isinstance(output, dict):
+    if not isinstance(output, dict):
+        return formats
+    match output.get("format"):
+        case {"type": str(name), **others} if name in _NAMES:
+            known = _NAMES[name] if others.get("rate") in (None, _NAMES[name].rate) else None
+        case _:
+            known = None
+    if known is None:
         findings.ignore("sessionAudioOutput.format", output.get("format"))
-    return formats
+        return formats
+    return msgspec.structs.replace(
+        formats, upstream_output=known, client_output=known, wav_header=False
+    )
 
 
 def named(upstream: Format) -> realtime.AudioFormat:
