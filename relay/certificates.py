@@ -23,7 +23,7 @@ def serving(cert: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = FLOOR
     context.set_alpn_protocols(["http/1.1"])
     with _blaming("listen.tls_cert, listen.tls_key"):
-        context.load_cert_chain(cert, key, _no_passphrase)
+        _load(context, cert, key)
     return context
 
 
@@ -34,10 +34,16 @@ def dialling(trust: Trust, name: str) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=trust.ca_file)
     context.minimum_version = FLOOR
     context.set_alpn_protocols(["http/1.1"])
-    if trust.client_cert is not None:
+    if trust.client_cert is not None and trust.client_key is not None:
         with _blaming(f"{name}.client_cert, {name}.client_key"):
-            context.load_cert_chain(trust.client_cert, trust.client_key, _no_passphrase)
+            _load(context, trust.client_cert, trust.client_key)
     return context
+
+
+def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    for file in (cert, key):
+        file.open("rb").close()  # OpenSSL does not say which of them it cannot read
+    context.load_cert_chain(cert, key, _no_passphrase)
 
 
 def _no_passphrase() -> NoReturn:
@@ -52,5 +58,7 @@ def _blaming(key: str) -> Iterator[None]:
     except ssl.SSLError as error:
         raise ConfigError(f"{key}: {error.reason or error}") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise ConfigError(f"{key}: {reason or error}") from None
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        raise ConfigError(f"{key}: {reason}") from None

@@ -797,7 +797,7 @@ def _credential(name: str, environment: Mapping[str, str]) -> Path | None:
 def read_text(file: Path, key: str) -> str:
     """The content of the file that `key` names; raises `ConfigError`."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # as some editors save it
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{key}: cannot read {file}: {_reason(error)}") from None
 

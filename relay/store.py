@@ -283,7 +283,8 @@ class SqliteStore:
                 "BEGIN IMMEDIATE; COMMIT;"
             )
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"store.url: cannot use {self._path}: {error}") from None
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise ConfigError(f"store.url: cannot use {self._path}: {reason}") from None
 
     def _find(self) -> Found:
         now = self._wall()

@@ -271,7 +271,7 @@ def test_authorities_and_certificates_go_to_no_other_host(tmp_path: Path) -> Non
         ),
         (
             {"client_cert": "/nonexistent", "client_key": "/nonexistent"},
-            "upstream.client_cert, upstream.client_key: No such file or directory",
+            "upstream.client_cert, upstream.client_key: /nonexistent: No such file or directory",
         ),
         (
             {"url": "ws://h", "ca_file": "/nonexistent"},

@@ -130,6 +130,11 @@ def test_a_variable_that_sets_nothing_is_named_but_no_error() -> None:
     assert config.ignored_names(environment) == ["RELAY_PORT"]
 
 
+def test_what_editors_of_another_system_add_is_no_fault(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf[listen]\r\nport = 1\r\n")
+    assert config.load(file, {}).listen.port == 1
+
+
 def test_a_file_that_is_missing_or_no_toml_is_refused(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*No such file"):
         config.load(file, {})

@@ -174,6 +174,14 @@ async def test_a_disk_that_fails_is_a_log_line_and_no_more(tmp_path: Path) -> No
     assert [line["event"] for line in lines] == ["store failed"]
 
 
+async def test_a_place_that_does_not_exist_is_named_once(tmp_path: Path) -> None:
+    place = tmp_path / "nowhere" / "store"
+    with pytest.raises(ConfigError) as refused:
+        async with store.sqlite_store(place):
+            pass
+    assert str(refused.value) == f"store.url: cannot use {place}: No such file or directory"
+
+
 @pytest.mark.parametrize("content", [b"not a database, but long enough to be taken for one" * 99])
 async def test_a_file_that_is_something_else_is_left_alone(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(content)
