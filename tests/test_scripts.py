@@ -79,3 +79,10 @@ def test_an_unit_is_not_judged_without_systemd(bare: Path) -> None:
     done = run(bare, "check-unit")
     assert done.returncode == 1
     assert done.stderr == "scripts/check-unit: needs systemd-analyze, of the package systemd\n"
+
+
+@pytest.mark.parametrize("room", [[], ["wire"]], ids=["none", "another"])
+def test_what_has_no_mutants_is_not_looked_for(bare: Path, room: list[str]) -> None:
+    done = run(bare, "mutate", *room)
+    assert done.returncode == 2
+    assert done.stderr == "scripts/mutate: which room? session or settings\n"

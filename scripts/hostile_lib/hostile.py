@@ -70,7 +70,7 @@ async def main(arguments: argparse.Namespace) -> int:
         rows = await _attacked(Path(directory), chosen)
     broken = sum(bool(row.breaches) for row in rows)
     print(f"{len(rows)} attacks, {broken} breaches")
-    return 1 if broken or not rows else 0
+    return 1 if broken or not chosen else 0
 
 
 async def _attacked(directory: Path, chosen: list[Case]) -> list[Row]:
