@@ -216,6 +216,10 @@ class Places:
         hosts = [(f"[{host}]" if ":" in host else host, port) for host, port in self._places]
         return [f"{scheme}://{host}:{port}" for host, port in hosts]
 
+    def status(self, served: Served) -> str:
+        """For a person, in a line."""
+        return f"Serving {' '.join(self.urls(served))}"
+
     def demand_keys(self, served: Served) -> None:
         """Raises `ConfigError` if this would let strangers in."""
         for host, _ in self._places:
@@ -274,7 +278,7 @@ class Relay:
     @property
     def status(self) -> str:
         """For a person, in a line."""
-        return f"Serving {' '.join(self.urls)}"
+        return self._places.status(self.served)
 
     async def change(self, new: Served) -> None:
         """Serve this from now on; who is connected stays. Raises `ConfigError` for what cannot be

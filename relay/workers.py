@@ -170,7 +170,7 @@ class Parent:
     @property
     def status(self) -> str:
         """For a person, in a line."""
-        return f"Serving {' '.join(self.urls)}"
+        return self._places.status(self._served)
 
     async def change(self, new: Served) -> None:
         """Have all workers serve this from now on. Raises `ConfigError` for what cannot be served
