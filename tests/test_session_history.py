@@ -350,3 +350,16 @@ def test_any_history_is_kept_from_a_users_turn_on_that_parts_no_call_from_its_re
     s.log = log[:-1]
     history.wrote(s, log[-1])
     assert s.log == kept_in_words(s, log)
+
+
+@pytest.mark.conformance("C-243")
+def test_what_is_too_long_stays_until_the_user_begins_another_turn() -> None:
+    s = ready().session
+    assert isinstance(s, State)
+    s.options = msgspec.structs.replace(s.options, history_chars=30)
+    log = [item("user"), item("assistant"), item("user"), item("assistant", size=99), item("user")]
+    for entry in log[:4]:
+        history.wrote(s, entry)
+    assert s.log == log[:4]
+    history.wrote(s, log[4])
+    assert s.log == log[4:]
