@@ -127,9 +127,7 @@ class Incoming:
             if size - at < wanted or self.end is not None:
                 break
             end = at + wanted
-            payload = data[start:end]
-            if self._mask_bit:
-                payload = masked(payload, int.from_bytes(data[start - 4 : start], "little"))
+            payload = _unmasked(data, start, end) if self._mask_bit else data[start:end]
             if first == _WHOLE_BINARY:
                 self.messages.append(payload)
             elif first == _WHOLE_TEXT:
@@ -161,9 +159,7 @@ class Incoming:
             or self.end is not None
         ):
             return False
-        payload = data[4:]
-        if self._mask_bit:
-            payload = masked(data[8:], int.from_bytes(data[4:8], "little"))
+        payload = _unmasked(data, 8, len(data)) if self._mask_bit else data[4:]
         if data[0] == _WHOLE_BINARY:
             self.messages.append(payload)
             return True
@@ -270,24 +266,24 @@ class _Fragments:
         return bytes(self._whole) if self._decoder is None else self._whole.decode()
 
 
-def message(frame: str | bytes, key: int | None) -> bytes:
-    """A message in one frame. `key`: of a client, 32 bits that nobody can foretell; else None."""
+def message(frame: str | bytes, key: bytes | None) -> bytes:
+    """A message in one frame. `key`: of a client, 4 bytes that nobody can foretell; else None."""
     if isinstance(frame, bytes):
         return _frame(_WHOLE_BINARY, frame, key)
     return _frame(_WHOLE_TEXT, frame.encode(), key)
 
 
-def ping(payload: bytes, key: int | None) -> bytes:
+def ping(payload: bytes, key: bytes | None) -> bytes:
     """At most 125 bytes."""
     return _frame(_FIN | Opcode.PING, payload, key)
 
 
-def pong(payload: bytes, key: int | None) -> bytes:
+def pong(payload: bytes, key: bytes | None) -> bytes:
     """The answer to a ping says the same."""
     return _frame(_FIN | Opcode.PONG, payload, key)
 
 
-def close(code: int, reason: str, key: int | None) -> bytes:
+def close(code: int, reason: str, key: bytes | None) -> bytes:
     """A close frame. A code that may not be sent becomes none; a reason too long is cut between two
     characters."""
     if code not in _CLOSE_CODES:
@@ -296,7 +292,7 @@ def close(code: int, reason: str, key: int | None) -> bytes:
     return _frame(_FIN | Opcode.CLOSE, code.to_bytes(2, "big") + words, key)
 
 
-def _frame(first: int, payload: bytes, key: int | None) -> bytes:
+def _frame(first: int, payload: bytes, key: bytes | None) -> bytes:
     length = len(payload)
     mask_bit = 0 if key is None else _MASKED
     if length <= _CONTROL_BYTES:
@@ -307,20 +303,29 @@ def _frame(first: int, payload: bytes, key: int | None) -> bytes:
         head = _LONG(first, mask_bit | 127, length)
     if key is None:
         return head + payload
-    return head + key.to_bytes(4, "little") + masked(payload, key)
+    return head + masked(_NOTHING + payload, key)  # which is the key, and the masked payload
 
 
+_NOTHING: Final = bytes(4)
 _MEDIUM: Final = struct.Struct("!BBH").pack
 _LONG: Final = struct.Struct("!BBQ").pack
 
 
-def masked(payload: bytes, key: int) -> bytes:
-    """The payload under a masking key, or from under it (RFC 6455, 5.3). The key's bytes are in the
-    order of the wire, little end first."""
-    length = len(payload)
-    if not length:
-        return b""
-    if length % 4 == 0:
-        return (np.frombuffer(payload, _WORD) ^ key).tobytes()
-    words = np.frombuffer(payload + bytes(-length % 4), _WORD) ^ key
-    return words.tobytes()[:length]
+def masked(payload: bytes, key: bytes) -> bytes:
+    """The payload under a masking key, or from under it (RFC 6455, 5.3)."""
+    words, odd = divmod(len(payload), 4)
+    if odd:
+        return masked(payload + bytes(4 - odd), key)[: len(payload)]
+    result: bytes = (np.ndarray((words,), _WORD, payload) ^ np.ndarray((), _WORD, key)).tobytes()
+    return result
+
+
+def _unmasked(data: bytes, start: int, end: int) -> bytes:
+    """A payload from between others, its key before it: without copying either, which takes as long
+    as the arithmetic."""
+    words, odd = divmod(end - start, 4)
+    if odd:
+        return masked(data[start:end], data[start - 4 : start])
+    payload, key = np.ndarray((words,), _WORD, data, start), np.ndarray((), _WORD, data, start - 4)
+    result: bytes = (payload ^ key).tobytes()
+    return result

@@ -884,7 +884,7 @@ class Leg:
             code, reason = end.code, "" if end.refused else end.reason
         return websocket.close(code, reason, self._key())
 
-    def _key(self) -> int | None:
+    def _key(self) -> bytes | None:
         return next(_masking_keys) if self._client else None
 
     # The end.
@@ -976,10 +976,10 @@ _CONTROL_BYTES: Final = 64 * 1024
 """Unsent pongs beyond which we stop reading: a peer that pings and never reads costs no more."""
 
 
-def _unforeseeable() -> Iterator[int]:
+def _unforeseeable() -> Iterator[bytes]:
     """Masking keys (RFC 6455, 5.3), from the system's randomness by the handful."""
     while True:
-        yield from struct.unpack("=256I", os.urandom(1024))
+        yield from struct.unpack("4s" * 256, os.urandom(1024))
 
 
 _masking_keys: Final = _unforeseeable()

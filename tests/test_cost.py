@@ -28,7 +28,7 @@ from tests.fakes import FakeUpstreams
 from tests.scenes import answering, pcm, voice
 
 FRAMES = 100
-KEY = 0x12345678
+KEY = b"\x12\x34\x56\x78"
 CHUNK = bytes(range(240)) * 4
 """20 ms."""
 DELTA = pcm(100, 7)

@@ -60,7 +60,7 @@ class Relayed:
             b"Sec-WebSocket-Key: " + KEY.encode() + b"\r\n\r\n"
         )
         await heard(client, b"Welcome")
-        client.sendall(websocket.message(msgspec.json.encode(SETTINGS).decode(), 0))
+        client.sendall(websocket.message(msgspec.json.encode(SETTINGS).decode(), bytes(4)))
         await trio.lowlevel.wait_readable(self._upstream)
         upstream = self._ends.enter_context(self._upstream.accept()[0])
         head = await heard(upstream, b"\r\n\r\n")

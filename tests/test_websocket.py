@@ -16,7 +16,7 @@ from relay.websocket import End, Incoming
 LIMIT = 1 << 20
 LETTERS = "a\u00e9\u20ac\U0001f600"
 """One, two, three and four bytes long."""
-KEYS = st.integers(0, 2**32 - 1)
+KEYS = st.binary(min_size=4, max_size=4)
 PAYLOADS = st.one_of(
     st.binary(max_size=300),
     st.sampled_from((125, 126, 127, 65535, 65536)).map(bytes),
@@ -26,7 +26,7 @@ SERVER, CLIENT = False, True
 ROLES = pytest.mark.parametrize("client", [SERVER, CLIENT], ids=["server", "client"])
 
 
-def raw(first: int, payload: bytes, key: int | None, *, width: int | None = None) -> bytes:
+def raw(first: int, payload: bytes, key: bytes | None, *, width: int | None = None) -> bytes:
     """A frame with any first byte, and its length written in any width."""
     length = len(payload)
     if width is None:
@@ -39,9 +39,8 @@ def raw(first: int, payload: bytes, key: int | None, *, width: int | None = None
     if key is None:
         return head + payload
     head = bytes((head[0], head[1] | 0x80)) + head[2:]
-    pattern = key.to_bytes(4, "little")
-    repeated = int.from_bytes((pattern * (length // 4 + 1))[:length])
-    return head + pattern + (int.from_bytes(payload) ^ repeated).to_bytes(length)
+    repeated = int.from_bytes((key * (length // 4 + 1))[:length])
+    return head + key + (int.from_bytes(payload) ^ repeated).to_bytes(length)
 
 
 def in_pieces(data: bytes, places: list[int]) -> Iterator[bytes]:
@@ -157,7 +156,7 @@ def test_a_stream_means_the_same_in_any_pieces(
 
 @ROLES
 def test_a_stream_means_the_same_byte_by_byte(client: bool) -> None:
-    key = None if client else 0xDEADBEEF
+    key = None if client else b"\xde\xad\xbe\xef"
     stream = b"".join(
         (
             raw(0x82, bytes(range(256)) * 2, key),
@@ -180,9 +179,9 @@ def test_a_stream_means_the_same_byte_by_byte(client: bool) -> None:
 
 @ROLES
 @given(frame=PAYLOADS | st.text(LETTERS, max_size=400), key=KEYS)
-@example(frame="", key=0)
-@example(frame=bytes(65536), key=2**32 - 1)
-def test_wsproto_reads_what_we_write(client: bool, frame: str | bytes, key: int) -> None:
+@example(frame="", key=bytes(4))
+@example(frame=bytes(65536), key=b"\xff" * 4)
+def test_wsproto_reads_what_we_write(client: bool, frame: str | bytes, key: bytes) -> None:
     sent = websocket.message(frame, key if client else None)
     them = theirs(sent, client=not client)
     assert (list(them.messages), them.end) == ([frame], None)
@@ -193,7 +192,7 @@ def test_wsproto_reads_what_we_write(client: bool, frame: str | bytes, key: int)
 
 @ROLES
 @given(payload=st.binary(max_size=125), key=KEYS)
-def test_wsproto_reads_our_pings_and_pongs(client: bool, payload: bytes, key: int) -> None:
+def test_wsproto_reads_our_pings_and_pongs(client: bool, payload: bytes, key: bytes) -> None:
     chosen = key if client else None
     them = theirs(
         websocket.ping(payload, chosen) + websocket.pong(payload, chosen), client=not client
@@ -209,7 +208,7 @@ def test_wsproto_reads_our_pings_and_pongs(client: bool, payload: bytes, key: in
     key=KEYS,
 )
 def test_whatever_is_said_at_the_end_is_a_close_frame_that_may_be_sent(
-    client: bool, code: int, reason: str, key: int
+    client: bool, code: int, reason: str, key: bytes
 ) -> None:
     end = theirs(websocket.close(code, reason, key if client else None), client=not client).end
     assert end is not None
@@ -222,7 +221,7 @@ def test_whatever_is_said_at_the_end_is_a_close_frame_that_may_be_sent(
 
 
 @given(payload=st.binary(max_size=40), key=KEYS)
-def test_a_masked_payload_masked_again_is_as_it_was(payload: bytes, key: int) -> None:
+def test_a_masked_payload_masked_again_is_as_it_was(payload: bytes, key: bytes) -> None:
     assert websocket.masked(websocket.masked(payload, key), key) == payload
 
 
@@ -236,7 +235,7 @@ def test_a_masked_payload_masked_again_is_as_it_was(payload: bytes, key: int) ->
         (raw(0x89, bytes(126), None), 1002),
         (raw(0x80, b"", None), 1002),
         (raw(0x01, b"", None) + raw(0x81, b"", None), 1002),
-        (raw(0x82, b"", 7), 1002),
+        (raw(0x82, b"", bytes(4)), 1002),
         (raw(0x82, bytes(125), None, width=2), 1002),
         (raw(0x82, bytes(65535), None, width=8), 1002),
         (b"\x82\x7f" + bytes([0x80, 0, 0, 0, 0, 1, 0, 0]), 1002),
