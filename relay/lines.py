@@ -244,6 +244,8 @@ class TlsLine(SocketLine):
         try:
             while record := self._tls.read(RECEIVE_BYTES):
                 records.append(record)
+                if not self._received.pending and not self._tls.pending():
+                    break  # to be told so by an exception takes a third of it all
         except ssl.SSLWantReadError:
             return b"".join(records) if records else None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

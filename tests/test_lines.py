@@ -118,6 +118,15 @@ async def test_the_peers_end_is_an_end_and_so_is_ours(kind: str) -> None:
         assert await line.receive_some() == b""
 
 
+async def test_under_tls_nothing_waits_behind_what_is_taken() -> None:
+    async with lined("tls") as (line, peer):
+        assert isinstance(peer, trio.SSLStream)
+        for record in (b"three ", b"records "):
+            peer._ssl_object.write(record)  # to be sent with the next
+        await peer.send_all(b"at once")
+        assert await line.receive_some() == b"three records at once"
+
+
 async def test_under_tls_an_end_without_a_goodbye_is_one_too() -> None:
     async with lined("tls") as (line, peer):
         await peer.send_all(b"last words")
