@@ -46,6 +46,11 @@ class Crowd:
     async def says(self, who: int, text: str) -> None:
         await self.say(who, {"type": "InjectUserMessage", "content": text})
 
+    async def leave(self) -> None:
+        """All connections are closed, behind what was said on them."""
+        assert self._node.stdin is not None
+        await self._node.stdin.aclose()
+
     def heard(self, who: int, kind: str) -> int:
         return sum(message["type"] == kind for message in self.told[who])
 
@@ -90,8 +95,7 @@ async def crowd(relay: Running, objects: int, each: int) -> AsyncIterator[Crowd]
             await people.say(who, SETTINGS)
         await people.all(lambda who: people.heard(who, "SettingsApplied") == 1)
         yield people
-        assert node.stdin is not None
-        await node.stdin.aclose()
+        await people.leave()
 
 
 def relay(path: Path, listener: socket.socket) -> AbstractAsyncContextManager[Running]:
@@ -151,11 +155,16 @@ async def test_two_people_of_one_client_object_are_never_mixed(
                     )
             first.signal(signal.SIGKILL)
             await first.ended()
-            async with relay(tmp_path, listener):
+            async with relay(tmp_path, listener) as second:
                 await people.all(lambda who: people.heard(who, "Welcome") >= 2)
                 for who in range(2):
                     await people.says(who, "Who am I?")
-                await trio.sleep(2)  # for whatever may come of it
+                await people.leave()
+                for _ in range(2):
+                    await second.until("disconnected")  # so it has read all that was said
+                assert not {"resumed", "upstream_switched"} & {
+                    each["event"] for each in second.lines
+                }
             for who, other in enumerate(("Bert", "Anna")):
                 assert other.encode() not in msgspec.json.encode(people.told[who])
                 assert people.texts(who).count(f"You said: {('Anna', 'Bert')[who]} 1") == 1
