@@ -8,7 +8,7 @@ with `--conformance-report FILE` writes down what became of every marked test. A
 prints the table:
 
     python -m tests.conformance                        run the marked tests, print the table
-    python -m tests.conformance --report FILE          print the table of an earlier run
+    python -m tests.conformance --report FILE...       print the table of an earlier run
     python -m tests.conformance --part conversation    only the statements of one part
     python -m tests.conformance ... --require          exit 1 if one of them has no passing test
     python -m tests.conformance ... --quiet            with --require the gaps, and the counts, only
@@ -196,7 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.conformance", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--report", type=Path, help="a file that --conformance-report wrote")
+    parser.add_argument(
+        "--report", type=Path, nargs="+", help="what --conformance-report wrote, of parts of a run"
+    )
     parser.add_argument("--part", choices=sorted({s.part for s in statements()}))
     parser.add_argument("--require", action="store_true", help="exit 1 on a gap")
     parser.add_argument("--quiet", action="store_true", help="gaps and counts only")
@@ -212,8 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if options.require and gaps(found) else 0
 
 
-def _read(file: Path) -> Report:
-    return msgspec.json.decode(file.read_bytes(), type=Report)
+def _read(files: Iterable[Path]) -> Report:
+    report: Report = {}
+    for file in files:
+        report |= msgspec.json.decode(file.read_bytes(), type=Report)
+    return report
 
 
 def _run() -> Report:
@@ -223,7 +228,7 @@ def _run() -> Report:
         code = pytest.main(["-q", "-m", "conformance", f"--conformance-report={file}"])
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             sys.exit(int(code))
-        return _read(file)
+        return _read([file])
 
 
 if __name__ == "__main__":

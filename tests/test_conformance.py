@@ -132,9 +132,19 @@ def test_a_gap_is_required_of_its_own_part_only(
     ]
 
 
-def write(report: Path, numbers: set[str]) -> None:
+def test_the_parts_of_a_run_are_told_together(tmp_path: Path) -> None:
+    daemon = {s.number for s in statements() if s.part == "daemon"}
+    parts = [tmp_path / "one.json", tmp_path / "other.json"]
+    write(parts[0], {"C-192"}, test="a")
+    write(parts[1], daemon - {"C-192"}, test="b")
+    required = ["--require", "--part", "daemon", "--quiet"]
+    assert main(["--report", *map(str, parts), *required]) == 0
+    assert main(["--report", str(parts[1]), *required]) == 1
+
+
+def write(report: Path, numbers: set[str], test: str = "t") -> None:
     listed = ", ".join(f'"{number}"' for number in sorted(numbers))
-    report.write_text(f'{{"t": {{"statements": [{listed}], "result": "passed"}}}}')
+    report.write_text(f'{{"{test}": {{"statements": [{listed}], "result": "passed"}}}}')
 
 
 def run_pytest(directory: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
