@@ -9,9 +9,14 @@ import pytest
 from tests import conformance, planted
 from tests.conformance import pytest_addoption
 
-# A run of the tests says something of the change, not of the day. Other draws each time have
-# --hypothesis-profile=default and scripts/fuzz.
-hypothesis.settings.register_profile("same", derandomize=True)
+# A run of the tests says something of the change, not of the day nor of what else the machine does.
+# Other draws each time have --hypothesis-profile=default and scripts/fuzz.
+hypothesis.settings.register_profile(
+    "same",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("same")
 
 __all__ = ["pytest_addoption", "pytest_configure", "pytest_runtest_call"]
