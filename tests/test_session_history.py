@@ -20,6 +20,7 @@ from tests.scenes import (
     cancelled,
     committed,
     created,
+    pcm,
     ready,
     reply,
     request,
@@ -363,3 +364,31 @@ def test_what_is_too_long_stays_until_the_user_begins_another_turn() -> None:
     assert s.log == log[:4]
     history.wrote(s, log[4])
     assert s.log == log[4:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"), [('{"a":"' + "x" * 30 + '"}', "42"), ("{}", "x" * 40)]
+)
+@pytest.mark.conformance("C-243")
+def test_what_was_asked_of_a_function_and_its_result_count_too(arguments: str, output: str) -> None:
+    book = calling(arguments, history_chars=55).to_client(request("call_1", "f", arguments))
+    book.upstream(response_done("resp_2")).client(answer("call_1", output))
+    book.to_upstream("conversation.item.create", "response.create")
+    assert told(book)[0] == "Question 2"
+
+
+@pytest.mark.conformance("C-187")
+def test_what_was_heard_after_a_turn_is_no_part_of_it() -> None:
+    book = (
+        ready().upstream(*speech(), transcribed("item_u1", "Hi.")).to_client("UserStartedSpeaking")
+    )
+    book.to_client(user("Hi.")).upstream(*reply()).to_client(
+        "AgentThinking", "AgentStartedSpeaking"
+    )
+    book.audio_to_client().to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport")
+    for n in range(1, 21):
+        book.client_audio(pcm(100, n)).audio_to_upstream(pcm(100, n)).passes(0.125)
+    book.upstream_gone().to_client(warning("THINK_REQUEST_FAILED")).dials().upstream_opens()
+    book.upstream(created()).to_upstream("session.update").updated()
+    book.to_upstream(*["conversation.item.create"] * 2)
+    book.audio_to_upstream(b"".join(pcm(100, n) for n in range(13, 21)))

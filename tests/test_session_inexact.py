@@ -395,3 +395,30 @@ def test_a_call_without_a_name_is_of_no_function() -> None:
 def session_of(book: Playbook) -> Session:
     assert isinstance(book.session, Session)
     return book.session
+
+
+@pytest.mark.conformance("C-134", "C-135")
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([{"type": "output_audio"}], ""),
+        ([{"type": "output_text", "text": "One. "}, {"type": "output_text", "text": "Two."}],
+         "One. Two."),
+    ],
+)  # fmt: skip
+def test_a_text_that_comes_with_its_item_only_is_that_of_all_its_parts(
+    parts: list[dict[str, Any]], text: str
+) -> None:
+    item = {"type": "message", "id": "item_a1", "role": "assistant", "content": parts}
+    done = like("response.output_item.done", response_id="resp_1", output_index=0, item=item)
+    book = asked().upstream(*begins()).to_client("AgentThinking").upstream_text(done)
+    book.to_client(*[assistant(text)] * bool(text)).upstream(response_done())
+    book.to_client("LatencyReport")
+
+
+def test_a_turn_without_a_name_is_a_way_of_deviating() -> None:
+    book = ready()
+    for _ in range(2):
+        book.upstream_text(*(without(event, "item_id") for event in speech()[:3]))
+        book.to_client("UserStartedSpeaking")
+    assert ways(book) == ["item_unnamed"]

@@ -49,7 +49,9 @@ def test_updates_that_the_upstream_does_not_take_are_bounded() -> None:
     book.unlisted = []
     for _ in range(4):
         book.client(update)
-    book.client(update).to_client(like("Error", code="INTERNAL_SERVER_ERROR")).closes(1011)
+    book.client(update).to_client(
+        like("Error", code="INTERNAL_SERVER_ERROR", description="Too many updates at once.")
+    ).closes(1011)
 
 
 @pytest.mark.conformance("C-228")

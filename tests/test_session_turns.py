@@ -232,3 +232,61 @@ def test_what_was_to_be_said_when_the_user_began_to_speak_is_not_said_afterwards
     book.to_client("InjectionRefused").audio_dropped().to_client("UserStartedSpeaking")
     book.to_upstream("conversation.item.truncate")
     book.upstream(cancelled(), speech_stopped("item_u2")).passes(10.1).nothing()
+
+
+@pytest.mark.conformance("C-138")
+def test_a_wait_that_is_over_does_not_end_the_next_one() -> None:
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream(*reply())
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(0.5)
+    book.upstream(transcribed("item_u1", "Hi.")).to_client(user("Hi."), assistant("Hello."))
+    book.to_client("AgentAudioDone", "LatencyReport").upstream(*speech("item_u2"))
+    book.to_client("UserStartedSpeaking").upstream(*begins("resp_2", "item_a2"))
+    book.to_client("AgentThinking").passes(1.1)
+    book.upstream(transcript_done("resp_2", "item_a2", "Yes.")).nothing()
+    book.upstream(transcribed("item_u2", "And?")).to_client(user("And?"), assistant("Yes."))
+
+
+@pytest.mark.conformance("C-205", "C-118")
+def test_each_turn_that_the_client_ends_is_answered() -> None:
+    book = ready(settings(listen=FORCED))
+    for n in (1, 2, 3):
+        book.upstream(*speech(f"item_u{n}"), transcribed(f"item_u{n}", "Hi."))
+        book.to_client("UserStartedSpeaking", user("Hi.")).client("ForceEndTurn")
+        book.to_upstream("response.create").begins(f"resp_{n}").to_client("AgentThinking")
+        book.upstream(response_done(f"resp_{n}")).to_client("LatencyReport")
+
+
+@pytest.mark.conformance("C-204")
+def test_a_question_that_was_asked_for_is_answered_with_the_turn_that_comes_over_it() -> None:
+    book = ready().client(types("Hi.")).to_client(user("Hi."))
+    book.to_upstream("conversation.item.create").acks().to_upstream("response.create")
+    book.upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.begins("resp_1").to_upstream("response.cancel")
+
+
+@pytest.mark.conformance("C-101")
+def test_what_interrupts_is_said_though_the_user_speaks() -> None:
+    book = ready().client(says("Stop.", "interrupt")).to_upstream("response.create")
+    book.upstream(speech_started()).to_client("UserStartedSpeaking").begins("resp_1")
+    book.upstream(voice("resp_1", "item_a1", pcm(100)))
+    book.to_client(assistant("Stop."), "AgentStartedSpeaking").audio_to_client()
+
+
+@pytest.mark.conformance("C-151")
+def test_what_was_not_written_out_was_not_heard_though_its_time_is_over() -> None:
+    book = answering(ms=1000).passes(1).backlog(500).upstream(speech_started("item_u2"))
+    book.audio_dropped().to_client(assistant("Hello."), "UserStartedSpeaking")
+    book.to_upstream("conversation.item.truncate")
+
+
+@pytest.mark.conformance("C-204")
+def test_an_end_of_speech_that_comes_late_is_not_that_of_the_turn_under_way() -> None:
+    book = ready().upstream(speech_started(), speech_started("item_u2"))
+    book.to_client("UserStartedSpeaking", "UserStartedSpeaking")
+    book.upstream(speech_stopped("item_u1")).client(says("Now.")).to_client("InjectionRefused")
+
+
+def test_a_response_that_was_cut_is_not_slow() -> None:
+    book = ready(slow_think_s=5.0).upstream(*speech(), response_created())
+    book.to_client("UserStartedSpeaking", "AgentThinking").upstream(speech_started("item_u2"))
+    book.audio_dropped().to_client("UserStartedSpeaking").passes(6).nothing()
