@@ -11,8 +11,8 @@ from typing import Final
 
 FULL_EVERY: Final = 25
 """Looks at the middle generation to one at everything, if that has grown by a quarter. Python's 10
-are 70,000 objects. A session is some 500, of which half are such garbage when it is over: as much
-of it as 350 sessions leave may wait, about 10 MB."""
+are 70,000 objects. A session is some 200, of which 90 are such garbage when it is over: as much
+of it as 1300 sessions leave may wait, about 10 MB."""
 
 
 def settle() -> None:
