@@ -1,10 +1,12 @@
 """conftest: what every test run has. It knows no test."""
 
+import logging
 import sys
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import structlog
 
 from tests import conformance, planted
 from tests.conformance import pytest_addoption
@@ -30,11 +32,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    """A test that passed has listed all that its playbooks' sessions did."""
+    """A test that passed has listed all that its playbooks' sessions did. Where it has set up its
+    log (`logs.set_up`), that is not the next one's."""
     # Not imported here: most tests have no playbook, and its oracle takes a second to load.
     playbook = sys.modules.get("tests.playbook")
     if playbook:
         playbook.forget()
-    yield
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)
     if playbook:
         playbook.all_over()

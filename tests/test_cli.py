@@ -9,12 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import trio
 
 from relay import cli, voice_agent, wire
@@ -25,14 +24,12 @@ RELAY = (sys.executable, "-m", "relay")
 
 
 @pytest.fixture(autouse=True)
-def _nobodys_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nobodys_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("RELAY_") or name in ("OPENAI_API_KEY", "NOTIFY_SOCKET"):
             monkeypatch.delenv(name)
     monkeypatch.delenv("INVOCATION_ID", raising=False)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    yield
-    structlog.reset_defaults()
 
 
 # What a command line comes to, in this process.

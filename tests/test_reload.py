@@ -9,7 +9,7 @@ import shlex
 import signal
 import socket
 import typing
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,10 @@ pytestmark = pytest.mark.usefixtures("_nobodys_environment")
 
 
 @pytest.fixture
-def _nobodys_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nobodys_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("RELAY_") or name in ("OPENAI_API_KEY", "CREDENTIALS_DIRECTORY"):
             monkeypatch.delenv(name)
-    yield
-    structlog.reset_defaults()
 
 
 REFUSED = "reload refused, what was served before stays"
