@@ -482,16 +482,6 @@ def keys_and_rules(
     return {entry.digest: entry.name for entry in lines}, _rules(config, lines)
 
 
-def keys(config: Config, environment: Mapping[str, str]) -> dict[bytes, str]:
-    """The first half of `keys_and_rules`."""
-    return keys_and_rules(config, environment)[0]
-
-
-def rules(config: Config, environment: Mapping[str, str]) -> Rules:
-    """The second half."""
-    return keys_and_rules(config, environment)[1]
-
-
 def _rules(config: Config, lines: "list[_KeyLine]") -> Rules:
     default = config.limits.key
     named: dict[str, ClientLimits] = {}

@@ -335,26 +335,28 @@ HASH = hashlib.sha256(b"k").hexdigest()
 
 def test_a_keys_file_has_a_name_and_a_hash_on_each_line(file: Path) -> None:
     file.write_text(f"# ours\n\nlaptop:{HASH}\n phone : {'AB' * 32} \n")
-    found = config.keys(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
+    found, _ = config.keys_and_rules(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
     assert found == {bytes.fromhex(HASH): "laptop", b"\xab" * 32: "phone"}
 
 
 def test_without_a_keys_file_the_credential_is_read(tmp_path: Path) -> None:
     (tmp_path / "relay-keys").write_text(f"laptop:{HASH}\n")
     environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    assert list(config.keys(loaded("auth.mode=keys"), environment).values()) == ["laptop"]
+    found, _ = config.keys_and_rules(loaded("auth.mode=keys"), environment)
+    assert list(found.values()) == ["laptop"]
 
 
 @pytest.mark.parametrize("content", ["secret", "name:secret", f"name:{HASH}:10", "", "# none\n"])
 def test_a_keys_file_that_is_none_is_refused_without_quoting_it(file: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"^auth\.keys_file: ") as error:
-        config.keys(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
+        config.keys_and_rules(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
     assert "secret" not in str(error.value)
 
 
 def rules_of(file: Path, *assignments: str) -> Rules:
-    return config.rules(loaded("auth.mode=keys", f"auth.keys_file={file}", *assignments), {})
+    configured = loaded("auth.mode=keys", f"auth.keys_file={file}", *assignments)
+    return config.keys_and_rules(configured, {})[1]
 
 
 def test_a_key_may_have_limits_of_its_own_beside_the_common_ones(file: Path) -> None:
@@ -371,7 +373,8 @@ def test_a_key_may_have_limits_of_its_own_beside_the_common_ones(file: Path) -> 
         sessions=5, audio_minutes_per_hour=1.5, tokens_per_day=9
     )
     assert found.of("server") == ClientLimits(tokens_per_day=9)
-    assert set(config.keys(loaded("auth.mode=keys", f"auth.keys_file={file}"), {}).values()) == {
+    names, _ = config.keys_and_rules(loaded("auth.mode=keys", f"auth.keys_file={file}"), {})
+    assert set(names.values()) == {
         "laptop",
         "phone",
         "server",
@@ -379,10 +382,9 @@ def test_a_key_may_have_limits_of_its_own_beside_the_common_ones(file: Path) -> 
 
 
 def test_without_keys_there_are_the_common_limits() -> None:
-    assert config.rules(config.Config(), {}) == Rules()
-    assert config.rules(loaded("limits.key.session_minutes=2.5"), {}).of("[127.0.0.1]") == (
-        ClientLimits(session_minutes=2.5)
-    )
+    assert config.keys_and_rules(config.Config(), {}) == ({}, Rules())
+    _, found = config.keys_and_rules(loaded("limits.key.session_minutes=2.5"), {})
+    assert found.of("[127.0.0.1]") == (ClientLimits(session_minutes=2.5))
 
 
 @pytest.mark.parametrize(
@@ -418,7 +420,7 @@ def test_two_keys_of_a_name_have_the_same_limits(file: Path) -> None:
 
 def test_keys_without_a_file_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^auth\.keys_file: needed"):
-        config.keys(loaded("auth.mode=keys"), {})
+        config.keys_and_rules(loaded("auth.mode=keys"), {})
 
 
 # Fallbacks.

@@ -402,13 +402,13 @@ def loaded(*assignments: str) -> config.Config:
 def test_tokens_alone_are_enough_and_keys_may_be_none(files: Path) -> None:
     shared = loaded(f"auth.token_secret_file={files}/secret")
     assert config.token_key(shared, {}) == TokenKey("HS256", SECRET, "auth.token_secret_file")
-    assert config.keys(shared, {}) == {}
+    assert config.keys_and_rules(shared, {})[0] == {}
     signed = loaded(
         f"auth.token_public_key_file={files}/public.pem", f"auth.keys_file={files}/keys"
     )
     found = config.token_key(signed, {})
     assert found == TokenKey("EdDSA", PUBLIC, "auth.token_public_key_file")
-    assert config.keys(signed, {}) == {}
+    assert config.keys_and_rules(signed, {})[0] == {}
 
 
 def test_the_credential_of_systemd_is_the_secret_unless_it_is_blank(files: Path) -> None:
@@ -419,7 +419,7 @@ def test_the_credential_of_systemd_is_the_secret_unless_it_is_blank(files: Path)
     assert config.token_key(loaded(), environment) is None
     (files / "relay-keys").write_text(" ")
     with pytest.raises(ConfigError, match=r"^auth\.keys_file: needed"):
-        config.keys(loaded(), environment)
+        config.keys_and_rules(loaded(), environment)
 
 
 def test_without_keys_demanded_there_are_no_tokens(files: Path) -> None:
