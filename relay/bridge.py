@@ -14,7 +14,7 @@ At the client's edge are the ears and the mouth: the session knows the upstream'
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Protocol, TypeAlias, assert_never
 
@@ -72,7 +72,7 @@ async def no_functions(call: CallEndpoint) -> tuple[str, bool]:
     return "Functions on the server are not enabled.", False
 
 
-async def run(
+def run(
     client: Leg,
     session: Session,
     dial: Dialler,
@@ -83,8 +83,8 @@ async def run(
     observer: Observer | None = None,
     seat: Seat | None = None,
     wall: Callable[[], float] = time.time,
-) -> None:
-    """Hold one conversation to its end; returns when nothing of it is left.
+) -> Awaitable[None]:
+    """To be awaited: holds one conversation to its end; returns when nothing of it is left.
 
     The client's leg is the caller's, but when this returns its goodbye has been said. `going_away`
     says that the daemon stops (C-192). `visit`: the conversation may be another's of before, and
@@ -94,7 +94,8 @@ async def run(
     """
     if observer is None:
         observer = Overview().observer(client, About(), trio.current_time())
-    await _Bridge(client, session, dial, functions, visit, observer, seat, wall).run(going_away)
+    bridge = _Bridge(client, session, dial, functions, visit, observer, seat, wall)
+    return bridge.run(going_away)
 
 
 class _Bridge:
@@ -238,7 +239,10 @@ class _Bridge:
                     self._observer.opened(number, leg, trio.current_time())
                     if self._holds(number):  # else a late success (C-236)
                         self._upstream_opened(number)
-                        await self._hear_upstream(number, leg)
+                        try:
+                            await leg.hear(partial(self._upstream_frame, number))
+                        except LegGone as gone:  # before its goodbye, which takes time
+                            self._upstream_lost(number, gone)
         except DialFailed as failed:
             self._not_opened(number, failed)
         except Exception:
@@ -254,14 +258,11 @@ class _Bridge:
         self._observer.not_opened(number, refused=how is Loss.REFUSED)
         self._upstream_gone(number, UpstreamGone(how, failed.status, reason=failed.reason))
 
-    async def _hear_upstream(self, number: int, leg: Leg) -> None:
-        try:
-            await leg.hear(partial(self._upstream_frame, number))
-        except LegGone as gone:
-            how = Loss.LOST if gone.code is None else Loss.CLOSED
-            why = _KEY.sub("[key]", gone.reason)
-            log.debug("upstream closed", leg=number, code=gone.code, reason=why)
-            self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=why))
+    def _upstream_lost(self, number: int, gone: LegGone) -> None:
+        how = Loss.LOST if gone.code is None else Loss.CLOSED
+        why = _KEY.sub("[key]", gone.reason)
+        log.debug("upstream closed", leg=number, code=gone.code, reason=why)
+        self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=why))
 
     def _upstream_frame(self, number: int, frame: Frame) -> Then:
         if not self._holds(number):

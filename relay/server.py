@@ -505,7 +505,7 @@ class Conversations:
             shared = functions.opened(options, limit)
             self._endpoints = await self._opened.enter_async_context(shared)
 
-    async def __call__(
+    def __call__(
         self,
         leg: wire.Leg,
         admitted: Admission,
@@ -513,7 +513,7 @@ class Conversations:
         going_away: trio.Event,
         observer: Observer,
         seat: Seat,
-    ) -> None:
+    ) -> Awaitable[None]:
         served = self._current.value
         session = Session(
             options=options_for(admitted, served.config.session),
@@ -526,7 +526,7 @@ class Conversations:
         calling = endpoints.for_session() if endpoints else bridge.no_functions
         traced = observer.trace_headers if served.config.upstream.trace_context else {}
         dial = partial(self._dial, served, traced)
-        await bridge.run(
+        return bridge.run(
             leg,
             session,
             dial,

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import trio
-from trio.lowlevel import Abort, Task, wait_readable
+from trio.lowlevel import Abort, wait_readable
 
 from relay import upkeep
 from relay.upkeep import Upkeep
@@ -67,17 +67,11 @@ class Switchboard:
         It is called in this task's context, by another task: it may not await. What it raises is
         raised here. It is not called any more once this task is cancelled. The descriptor must be
         released before it is closed: its number may be another's soon."""
-        task = trio.lowlevel.current_task()
-        attached = _Attached(task, readable)
+        attached = _Attached(self, fd, readable)
         self._epoll.register(fd, select.EPOLLIN)
         self._attached[fd] = attached
-
-        def abort(_: object) -> Abort:
-            self._detach(fd)
-            return Abort.SUCCEEDED
-
         try:
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await trio.lowlevel.wait_task_rescheduled(attached.abort)
         finally:
             if attached.fault is not None:
                 raise attached.fault
@@ -85,7 +79,7 @@ class Switchboard:
     def release(self, fd: int) -> None:
         """Let go whoever is attached to it, if anybody is."""
         if fd in self._attached:
-            trio.lowlevel.reschedule(self._detach(fd).task)
+            trio.lowlevel.reschedule(self.detach(fd).task)
 
     def attends(self, fd: int) -> bool:
         """Whether a task is attached to it."""
@@ -121,7 +115,8 @@ class Switchboard:
                 self.release(fd)
         return served
 
-    def _detach(self, fd: int) -> "_Attached":
+    def detach(self, fd: int) -> "_Attached":
+        """Whoever lets it go on has it no longer called."""
         self._epoll.unregister(fd)
         return self._attached.pop(fd)
 
@@ -129,10 +124,17 @@ class Switchboard:
 class _Attached:
     """A task, and what is called while it waits."""
 
-    __slots__ = ("fault", "readable", "served", "task")
+    __slots__ = ("_fd", "_switchboard", "fault", "readable", "served", "task")
 
-    def __init__(self, task: Task, readable: Callable[[], bool]) -> None:
-        self.task = task
+    def __init__(self, switchboard: Switchboard, fd: int, readable: Callable[[], bool]) -> None:
+        self.task = trio.lowlevel.current_task()
         self.readable = readable
         self.served = 0  # the number of the last turn
         self.fault: Exception | None = None
+        self._switchboard = switchboard
+        self._fd = fd
+
+    def abort(self, _: object) -> Abort:
+        """The task is cancelled."""
+        self._switchboard.detach(self._fd)
+        return Abort.SUCCEEDED

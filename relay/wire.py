@@ -500,7 +500,19 @@ class Leg:
         while True:
             if self._big:
                 self._leave_place()
-            then = None if self._messages else await self._attend(heard)
+            then: Then = None
+            switchboard, fd = self._switchboard, self._line.descriptor
+            idle = self._open and not self._messages and not self._being_read
+            if idle and switchboard is not None and fd is not None:
+                # The switchboard reads, until something has to be awaited: what `heard` returns,
+                # or, if that is nothing, what only `receive` does.
+                self._being_read, self._attached, self._heard = True, fd, heard
+                try:
+                    await switchboard.attach(fd, self._readable)
+                finally:
+                    self._attached = self._heard = None
+                    self._is_read()
+                then, self._then = self._then, None
             if then is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 then = heard(await self.receive())
@@ -727,21 +739,6 @@ class Leg:
     def _is_read(self) -> None:
         self._being_read = False
         self._changed()
-
-    async def _attend(self, heard: Callable[[Frame], Then]) -> Then:
-        """Let the switchboard read, until something has to be awaited: what `heard` returns, or, if
-        this returns None, what only `receive` does."""
-        switchboard, fd = self._switchboard, self._line.descriptor
-        if switchboard is None or fd is None or self._being_read or not self._open:
-            return None
-        self._being_read, self._attached, self._heard = True, fd, heard
-        try:
-            await switchboard.attach(fd, self._readable)
-        finally:
-            self._attached = self._heard = None
-            self._is_read()
-        then, self._then = self._then, None
-        return then
 
     def _readable(self) -> bool:
         """Called by the switchboard; whether it is to be called again."""

@@ -9,6 +9,7 @@ import pstats
 import select
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -73,7 +74,7 @@ class Path:
             nursery.start_soon(self._bridge._hear_client)
             upstream = self._bridge._upstreams[1].leg
             assert upstream is not None
-            nursery.start_soon(self._bridge._hear_upstream, 1, upstream)
+            nursery.start_soon(upstream.hear, partial(self._bridge._upstream_frame, 1))
 
     def up(self, data: bytes) -> None:
         self.client.send(data)
