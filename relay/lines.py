@@ -76,6 +76,19 @@ def line_over(stream: trio.abc.Stream) -> Line:
     return StreamLine(stream)
 
 
+class LineListener(trio.abc.Listener["SocketLine"]):
+    """Accepts lines: a stream of trio's would stay, of no use any more, with whoever serves it."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+
+    async def accept(self) -> "SocketLine":
+        return SocketLine(await self._listener.accept())
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
 class StreamLine(Line):
     """Over a stream of trio's, whatever it is: the slow way."""
 
@@ -108,11 +121,9 @@ class StreamLine(Line):
 class SocketLine(Line):
     """Over a TCP socket, which it takes from its stream."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: "trio.SocketStream | SocketLine") -> None:
         super().__init__()
-        family, kind = stream.socket.family, stream.socket.type
-        self._socket = socket.socket(family, kind, fileno=stream.socket.detach())
-        self._socket.setblocking(False)
+        self._socket = _taken(stream)
         self._fd = self._socket.fileno()
         self.descriptor = self._fd
 
@@ -172,6 +183,11 @@ class SocketLine(Line):
             raise self._failure() from error
         await trio.lowlevel.checkpoint()
 
+    def detach(self) -> socket.socket:
+        """The socket, which is not this line's any more."""
+        self._fd, self.descriptor = -1, None
+        return self._socket
+
     def _failure(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
         return trio.ClosedResourceError() if self._fd < 0 else trio.BrokenResourceError()
 
@@ -183,11 +199,23 @@ class SocketLine(Line):
         await trio.lowlevel.checkpoint()
 
 
+def _taken(stream: trio.SocketStream | SocketLine) -> socket.socket:
+    if isinstance(stream, SocketLine):
+        return stream.detach()
+    family, kind = stream.socket.family, stream.socket.type
+    taken = socket.socket(family, kind, fileno=stream.socket.detach())
+    taken.setblocking(False)
+    return taken
+
+
 class TlsLine(SocketLine):
     """TLS over a TCP socket. Await `handshake` first."""
 
     def __init__(
-        self, stream: trio.SocketStream, context: ssl.SSLContext, hostname: str | None = None
+        self,
+        stream: trio.SocketStream | SocketLine,
+        context: ssl.SSLContext,
+        hostname: str | None = None,
     ) -> None:
         """As the client of `hostname`; without one, as the server."""
         super().__init__(stream)

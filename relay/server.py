@@ -39,6 +39,7 @@ from relay.admission import Admitted, Refused
 from relay.config import Address, Config, ConfigError
 from relay.continuity import Books
 from relay.limits import Reached, client_of
+from relay.lines import LineListener, SocketLine
 from relay.metering import Metering, Seat
 from relay.metrics import Snapshot
 from relay.observer import About, Observer
@@ -304,10 +305,12 @@ class Relay:
         async with trio.open_nursery() as handlers:
             with self._accepting:
                 async with trio.open_nursery() as nursery:
+                    lines = [LineListener(each) for each in listeners]
                     served = partial(
-                        trio.serve_listeners, self.connection, listeners, handler_nursery=handlers
+                        trio.serve_listeners, self.connection, lines, handler_nursery=handlers
                     )
-                    task_status.started(await nursery.start(served))
+                    await nursery.start(served)
+                    task_status.started(listeners)
         self._accepted_ended.set()
 
     async def connection(self, stream: trio.abc.Stream) -> None:
@@ -315,7 +318,7 @@ class Relay:
         self.watch.connected()
         try:
             if tls := self.served.tls:
-                stream = await wire.secured(cast("trio.SocketStream", stream), tls)
+                stream = await wire.secured(cast("SocketLine", stream), tls)
             await wire.serve_connection(
                 stream, self.route, self._report, switchboard=self._switched
             )

@@ -211,31 +211,58 @@ class Pending:
     answer: "Callable[[], Awaitable[Accept | Response]]"
 
 
+_Report: TypeAlias = Callable[[ExceptionGroup[Exception]], None]
+
 Route: TypeAlias = Callable[[Request], Accept | Response | Pending]
 """Decides about a request. `Accept` for what is no valid upgrade becomes 400, 405 or 426."""
 
 
-async def serve_connection(
+def serve_connection(
     stream: trio.abc.Stream,
     route: Route,
-    report: Callable[[ExceptionGroup[Exception]], None],
+    report: _Report,
     *,
     head_s: float = HEAD_S,
     switchboard: Switchboard | None = None,
-) -> None:
-    """Serve one accepted connection to its end, and close `stream`.
+) -> Awaitable[None]:
+    """To be awaited: serves one accepted connection to its end, and closes `stream`.
 
     Nothing that the peer does raises out of here; what `route` or a conversation raises goes to
     `report`, and cancellation passes. Made for `trio.serve_listeners`:
     `partial(serve_connection, route=..., report=...)`. For TLS, give it what `secured` returns.
     """
+    if switchboard is None:
+        return _serve_alone(stream, route, report, head_s)
+    return _serve(stream, route, report, head_s, switchboard.upkeep, switchboard)
+
+
+async def _serve_alone(
+    stream: trio.abc.Stream, route: Route, report: _Report, head_s: float
+) -> None:
+    async with upkeep.opened() as own:
+        await _serve(stream, route, report, head_s, own, None)
+
+
+async def _serve(
+    stream: trio.abc.Stream,
+    route: Route,
+    report: _Report,
+    head_s: float,
+    kept_up: Upkeep,
+    switchboard: Switchboard | None,
+) -> None:
     try:
         upgrade = await _answered(stream, route, head_s)
-        if upgrade is not None and switchboard is not None:
-            await _converse(stream, upgrade, switchboard.upkeep, switchboard)
-        elif upgrade is not None:
-            async with upkeep.opened() as own:
-                await _converse(stream, upgrade, own, None)
+        if upgrade is not None:
+            accept = upgrade.accept
+            try:
+                leg = await _upgraded(stream, upgrade, kept_up, switchboard)
+                del upgrade  # all that is asked there is answered, and a connection lasts long
+                if leg is not None:
+                    async with leg:
+                        await accept.conversation(leg)
+            finally:
+                accept.over()
     except* LegGone:
         pass  # The peer left, and the conversation let it show.
     except* Exception as faults:
@@ -246,7 +273,7 @@ async def serve_connection(
 
 
 async def secured(
-    stream: trio.SocketStream, tls: ssl.SSLContext, *, handshake_s: float = HEAD_S
+    stream: trio.SocketStream | SocketLine, tls: ssl.SSLContext, *, handshake_s: float = HEAD_S
 ) -> trio.abc.Stream:
     """What to give to `serve_connection` of a client that speaks TLS. Raises HandshakeFailed, when
     `stream` is closed."""
@@ -339,8 +366,8 @@ class _Dialled(AbstractAsyncContextManager["Leg"]):
         self._leg = await connect(self._upkeep)
         return await self._leg.__aenter__()
 
-    def __aexit__(self, *end: object) -> Coroutine[Any, Any, None]:
-        return self._leg.__aexit__(*end)
+    def __aexit__(self, end: type[BaseException] | None, *_: object) -> Coroutine[Any, Any, None]:
+        return self._leg.__aexit__(end)
 
 
 @contextlib.asynccontextmanager
@@ -400,7 +427,7 @@ class Leg:
     __slots__ = (
         "_attached", "_being_read", "_big", "_changes", "_clear", "_client", "_close_sent",
         "_control", "_control_bytes", "_ended", "_farewell", "_fault", "_gone", "_heard",
-        "_incoming", "_last_word", "_limits", "_line", "_messages", "_outbox", "_ping_at",
+        "_incoming", "_limits", "_line", "_messages", "_outbox", "_ping_at",
         "_pinged", "_pong_due", "_rest", "_round", "_scope", "_sending", "_switchboard", "_then",
         "_unsent_bytes", "_upkeep", "_waits", "_written", "behind", "frames_in", "frames_out",
         "shed_audio_ms", "subprotocol", "unsent_audio_ms",
@@ -435,7 +462,6 @@ class Leg:
         self._unsent_bytes = 0
         self._sending = math.inf  # the stamp of what the writer is sending; inf: nothing
         self._farewell: bytes | None = None
-        self._last_word = 1000  # the close code, if the holder leaves without a goodbye
         self._close_sent = False
         self._pinged = b""  # the ping that was not answered yet
         self._pong_due = math.inf
@@ -583,12 +609,17 @@ class Leg:
         self._lose("dropped")
 
     async def __aenter__(self) -> "Leg":
+        """Without a goodbye before, the end of the block says 1000; of an accepted leg also whether
+        it was an exception (1011) or a cancellation (1001)."""
         self._round = self._upkeep.watch(self._look)
         return self
 
-    async def __aexit__(self, *end: object) -> None:
+    async def __aexit__(self, end: type[BaseException] | None, *_: object) -> None:
+        code = 1000
+        if end is not None and not self._client:
+            code = 1011 if issubclass(end, Exception) else 1001
         with trio.move_on_after(GOODBYE_S, shield=True):
-            await self.goodbye(self._last_word, flush_s=1.0)
+            await self.goodbye(code, flush_s=1.0)  # unless it was said already
         self._round.end()
         if self._big:
             self._leave_place()
@@ -1150,27 +1181,9 @@ async def _routed(
     return None
 
 
-async def _converse(
+async def _upgraded(
     stream: trio.abc.Stream, upgrade: _Upgrade, kept_up: Upkeep, switchboard: Switchboard | None
-) -> None:
-    accept = upgrade.accept
-    try:
-        opened = await _upgraded(stream, upgrade)
-        if opened is None:
-            return
-        line = line_over(stream)
-        leg = Leg(line, accept.limits, kept_up, switchboard, client=False, opened=opened)
-        async with leg:
-            try:
-                await accept.conversation(leg)
-            except BaseException as end:
-                leg._last_word = 1011 if isinstance(end, Exception) else 1001
-                raise
-    finally:
-        accept.over()
-
-
-async def _upgraded(stream: trio.abc.Stream, upgrade: _Upgrade) -> "_Opened | None":
+) -> Leg | None:
     """None: the peer left meanwhile."""
     accept = upgrade.accept
 
@@ -1184,11 +1197,13 @@ async def _upgraded(stream: trio.abc.Stream, upgrade: _Upgrade) -> "_Opened | No
 
     try:
         deadline, head = trio.current_time() + HEAD_S, _clean_head(upgrade)
-        return await _open(stream, opening, deadline, head, upgrade.early)
+        opened = await _open(stream, opening, deadline, head, upgrade.early)
     except _NotOpened as failure:
         if isinstance(failure.__cause__, _Vanished | None):
             return None
         raise
+    line = line_over(stream)
+    return Leg(line, accept.limits, kept_up, switchboard, client=False, opened=opened)
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

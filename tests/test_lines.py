@@ -11,7 +11,7 @@ import trio
 import trio.testing
 import trustme
 
-from relay.lines import Line, SocketLine, StreamLine, TlsLine, line_over
+from relay.lines import Line, LineListener, SocketLine, StreamLine, TlsLine, line_over
 
 BIG = bytes(range(256)) * (1 << 15)
 """8 MiB: more than the kernel takes at once."""
@@ -81,6 +81,19 @@ def test_a_socket_is_driven_directly_and_any_other_stream_through_itself() -> No
         assert type(line_over(memory)) is StreamLine
 
     trio.run(check)
+
+
+async def test_a_listener_accepts_lines_and_tls_may_take_one_over() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with LineListener(listener) as lines:
+        ours = await trio.open_tcp_stream(*listener.socket.getsockname())
+        accepted = await lines.accept()
+    async with ours, TlsLine(accepted, contexts()[0]) as secure:
+        await accepted.aclose()  # of no meaning any more, whoever has it
+        client = trio.SSLStream(ours, contexts()[1], server_hostname="127.0.0.1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            await secure.handshake()
 
 
 @KINDS

@@ -181,6 +181,7 @@ ROOMS = {
             "heap",
             "lag",
             "limits",
+            "lines",
             "logs",
             "metering",
             "metrics",
