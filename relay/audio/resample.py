@@ -36,6 +36,8 @@ import numpy as np
 import numpy.typing as npt
 
 Samples: TypeAlias = npt.NDArray[np.float64]
+Raw: TypeAlias = bytes | memoryview
+"""Samples as they lie in memory."""
 
 ZERO_CROSSINGS = 16
 """On each side of the sinc, at the lower rate. With the window below: pass band up to 0.86 of the
@@ -82,41 +84,43 @@ def resamplable(source_rate: int, target_rate: int) -> bool:
 class Resampler:
     """One stream of samples at another rate.
 
-    `feed` takes numbers of any type on the 16-bit scale, in multiples of 2**-8 (see `quantised`),
+    `feed` takes numbers of one type on the 16-bit scale, in multiples of 2**-8 (see `quantised`),
     and gives float64 of the same kind before rounding: it may overshoot the scale.
     """
 
-    def __init__(self, source_rate: int, target_rate: int) -> None:
-        """Raises ValueError for rates that are not `resamplable`."""
+    def __init__(self, source_rate: int, target_rate: int, sample: npt.DTypeLike) -> None:
+        """`sample`: the type of what is fed. Raises ValueError for rates that are not
+        `resamplable`."""
         if not resamplable(source_rate, target_rate):
             raise ValueError(f"cannot resample from {source_rate} Hz to {target_rate} Hz")
         self._bank = bank_for(source_rate, target_rate)
+        self._sample = np.dtype(sample)
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream; the next sample is the first."""
-        self._line: Samples = np.zeros(self._bank.half - 1)
+        self._line = bytes((self._bank.half - 1) * self._sample.itemsize)
         self._given = 0
 
-    def feed(self, samples: npt.NDArray[Any]) -> Samples:
+    def feed(self, samples: Raw) -> Samples:
         """The outputs that reach no further than these samples, and were not given before."""
-        bank, line, given = self._bank, self._line, self._given
-        held = line.size + samples.size
-        ready = max(0, _ceil_div((held - 2 * bank.half + 1) * bank.up, bank.down))
-        blocks = _ceil_div(ready, bank.up)
-        reach = len(bank.weights)
-        padded = np.empty(max(held, (blocks - 1) * bank.down + reach))
-        padded[: line.size] = line
-        padded[line.size : held] = samples
-        padded[held:] = 0.0  # the last block may be incomplete; it is done again when it is not
-        whole = ready // bank.up
-        self._line = padded[whole * bank.down : held].copy()
-        self._given = ready - whole * bank.up
-        windows = np.ndarray(
-            (blocks, reach), np.float64, padded, 0, (bank.down * padded.itemsize, padded.itemsize)
+        # Once for each frame: what counts is how often numpy is called, hardly what it does.
+        bank, given, width = self._bank, self._given, self._sample.itemsize
+        line = b"".join((self._line, samples))
+        held = len(line) // width
+        ready = max(0, -((2 * bank.half - 1 - held) * bank.up // bank.down))
+        blocks = -(-ready // bank.up)
+        missing = (blocks - 1) * bank.down + len(bank.weights) - held
+        if missing > 0:  # the last block is incomplete; it is done again when it is not
+            line += bytes(missing * width)
+        windows: npt.NDArray[Any] = np.ndarray(
+            (blocks, len(bank.weights)), self._sample, line, 0, (bank.down * width, width)
         )
-        outputs: Samples = windows.copy().dot(bank.weights).reshape(-1)[given:ready]
-        return outputs
+        whole = ready // bank.up
+        self._line = line[whole * bank.down * width : held * width]
+        self._given = ready - whole * bank.up
+        outputs: Samples = windows.dot(bank.weights).ravel()
+        return outputs[given:ready] if given or self._given else outputs
 
     def flush(self) -> Samples:
         """The rest of the stream, as if silence followed; after it the stream is a new one.
@@ -124,9 +128,10 @@ class Resampler:
         With it, n samples have become n * target_rate / source_rate, rounded.
         """
         bank = self._bank
-        taken = self._line.size - (bank.half - 1)
+        width = self._sample.itemsize
+        taken = len(self._line) // width - (bank.half - 1)
         owed = (2 * taken * bank.up + bank.down) // (2 * bank.down) - self._given
-        tail = self.feed(np.zeros(bank.half))[:owed]
+        tail = self.feed(bytes(bank.half * width))[:owed]
         self.reset()
         return tail
 

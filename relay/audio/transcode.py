@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from relay.audio import g711
 from relay.audio.formats import Encoding, Format
-from relay.audio.resample import Resampler, Samples, quantised, resamplable
+from relay.audio.resample import Raw, Resampler, Samples, quantised, resamplable
 
-Decode: TypeAlias = Callable[[bytes], npt.NDArray[Any]]
-"""Whole samples as numbers on the 16-bit scale, of any type."""
+Decode: TypeAlias = Callable[[bytes], Raw]
+"""Whole samples as numbers on the 16-bit scale, of the type that goes with it."""
 Encode: TypeAlias = Callable[[npt.NDArray[Any]], bytes]
 
+_INT16 = np.dtype("<i2")
+_FLOAT64 = np.dtype("<f8")
 # Arrays of no dimension: numpy would make them of the plain numbers each time, for half a
 # microsecond a frame.
 _LOWEST = np.array(-32768.0)
@@ -46,10 +48,12 @@ class Transcoder:
         self._sample_bytes = source.sample_bytes
         self._partial = b""
         self._verbatim = source == target  # C-108, C-111
-        self._decode = _decoder(source.encoding)
+        self._decode, self._sample = _decoder(source.encoding)
         self._encode = _encoder(target.encoding)
         self._resampler = (
-            None if source.rate == target.rate else Resampler(source.rate, target.rate)
+            None
+            if source.rate == target.rate
+            else Resampler(source.rate, target.rate, self._sample)
         )
 
     def feed(self, data: bytes) -> bytes:
@@ -64,8 +68,8 @@ class Transcoder:
             return data
         samples = self._decode(data)
         if self._resampler:
-            samples = self._resampler.feed(samples)
-        return self._encode(samples)
+            return self._encode(self._resampler.feed(samples))
+        return self._encode(np.frombuffer(samples, self._sample))
 
     def flush(self) -> bytes:
         """The end of an utterance: what was held back, as if silence followed. Half a sample is
@@ -89,16 +93,16 @@ class Transcoder:
         return data[:-excess]
 
 
-def _decoder(encoding: Encoding) -> Decode:
+def _decoder(encoding: Encoding) -> tuple[Decode, np.dtype[Any]]:
     match encoding:
         case Encoding.LINEAR16:
-            return _from_int16
+            return _from_int16, _INT16
         case Encoding.LINEAR32:
-            return _from_float
+            return _from_float, _FLOAT64
         case Encoding.MULAW:
-            return _from_mulaw
+            return _from_mulaw, _INT16
         case Encoding.ALAW:
-            return _from_alaw
+            return _from_alaw, _INT16
         case _:
             assert_never(encoding)
 
@@ -117,22 +121,22 @@ def _encoder(encoding: Encoding) -> Encode:
             assert_never(encoding)
 
 
-def _from_int16(data: bytes) -> npt.NDArray[np.int16]:
-    return np.frombuffer(data, "<i2")
+def _from_int16(data: bytes) -> Raw:
+    return data
 
 
-def _from_mulaw(data: bytes) -> npt.NDArray[np.int16]:
-    return g711.MULAW_SAMPLES.take(np.frombuffer(data, np.uint8))
+def _from_mulaw(data: bytes) -> Raw:
+    return g711.MULAW_SAMPLES.take(np.frombuffer(data, np.uint8)).data
 
 
-def _from_alaw(data: bytes) -> npt.NDArray[np.int16]:
-    return g711.ALAW_SAMPLES.take(np.frombuffer(data, np.uint8))
+def _from_alaw(data: bytes) -> Raw:
+    return g711.ALAW_SAMPLES.take(np.frombuffer(data, np.uint8)).data
 
 
-def _from_float(data: bytes) -> Samples:
+def _from_float(data: bytes) -> Raw:
     floats = np.frombuffer(data, "<f4")
     numbers = np.where(np.isnan(floats), np.float32(0), floats)
-    return quantised(_saturated(numbers * np.float64(32768)))
+    return quantised(_saturated(numbers * np.float64(32768))).data
 
 
 def _as_int16(samples: npt.NDArray[Any]) -> bytes:
@@ -152,10 +156,10 @@ def _as_float(samples: npt.NDArray[Any]) -> bytes:
 
 
 def _to_int16(samples: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    if samples.dtype == np.int16:
+    if samples.dtype == _INT16:
         return samples
     within = _saturated(samples)
-    whole: npt.NDArray[np.int16] = np.rint(within, out=within).astype("<i2")
+    whole: npt.NDArray[np.int16] = np.rint(within, out=within).astype(_INT16)
     return whole
 
 
