@@ -426,7 +426,7 @@ class Leg:
     # fmt: off
     __slots__ = (
         "_attached", "_being_read", "_big", "_changes", "_clear", "_client", "_close_sent",
-        "_control", "_control_bytes", "_ended", "_farewell", "_fault", "_gone", "_heard",
+        "_control", "_control_bytes", "_ended", "_farewell", "_fault", "_gone", "_heard", "_held",
         "_incoming", "_limits", "_line", "_messages", "_outbox", "_ping_at",
         "_pinged", "_pong_due", "_rest", "_round", "_scope", "_sending", "_switchboard", "_then",
         "_unsent_bytes", "_upkeep", "_waits", "_written", "behind", "frames_in", "frames_out",
@@ -455,6 +455,7 @@ class Leg:
         self._incoming = websocket.Incoming(masked=not client, max_message=limits.max_message)
         self._messages = self._incoming.messages
         self._clear = line.immediate  # nothing waits: what is posted may be sent at once
+        self._held = b""  # until the switchboard's turn is over
         self._rest = b""  # what the line has not taken of what was begun
         self._control: list[bytes] = []
         self._control_bytes = 0
@@ -839,7 +840,27 @@ class Leg:
     # leg is lost (trap 2: half a frame stays on the wire and the peer reads garbage).
 
     def _begin(self, data: bytes) -> None:
-        """The fast lane: nothing is before it."""
+        """The fast lane: nothing is before it but what is held."""
+        switchboard = self._switchboard
+        if self._held:
+            self._held += data
+            if len(self._held) > _HELD_BYTES:
+                self._send_held()
+        elif switchboard is not None and switchboard.postpone(self._send_held):
+            self._held = data
+        else:
+            self._send(data)
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, b""
+        if not held or self._gone is not None:
+            return
+        try:
+            self._send(held)
+        except Exception as fault:
+            self._failed(fault)
+
+    def _send(self, data: bytes) -> None:
         try:
             self._rest = self._line.begin(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
@@ -997,6 +1018,9 @@ _CAUGHT_UP: Final = 0.5
 _Entry: TypeAlias = tuple[Frame, float, float]
 """A posted frame, its milliseconds of audio (0: none), and when it was posted."""
 
+_HELD_BYTES: Final = 16 * 1024
+"""More than this of what one turn has for a leg is sent before the turn is over: what is held can
+no longer be dropped, and counts as sent."""
 _CRUMBS: Final = 64
 """So many messages at once are one holder's turn: a peer that sends empty ones, thousands in one
 receive, does not keep the others waiting."""

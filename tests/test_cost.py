@@ -123,13 +123,13 @@ def calls(step: Callable[[bytes], None], data: bytes) -> float:
     return float(counted.total_calls) / FRAMES
 
 
-@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 67), (RESAMPLED, 87)])
+@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 73), (RESAMPLED, 89)])
 async def test_a_frame_of_the_users_audio(formats: SetFormats, bound: float) -> None:
     async with path(formats) as between:
         assert calls(between.up, websocket.message(CHUNK, KEY)) <= bound
 
 
-@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 73), (RESAMPLED, 93)])
+@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 79), (RESAMPLED, 95)])
 async def test_a_delta_of_the_agents_audio(formats: SetFormats, bound: float) -> None:
     event = realtime.decode_server(msgspec.json.encode(voice("resp_1", "item_a1", DELTA)))
     assert isinstance(event, realtime.ResponseOutputAudioDelta)

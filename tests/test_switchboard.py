@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from relay import switchboard
-from relay.switchboard import PAUSE_S, TURN, Switchboard, pause_s
+from relay.switchboard import PAUSE_S, TOGETHER, TURN, Switchboard, pause_s
 
 QUICK = 1.0
 
@@ -236,3 +236,33 @@ async def test_frames_that_come_close_together_wait_for_each_other(
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
     assert [round(time - 1, 6) for time in at] == [0, 0, 0.0005, 0.0005 + PAUSE_S]
+
+
+async def test_what_is_postponed_in_a_turn_is_done_behind_what_is_read_in_it() -> None:
+    done: list[str] = []
+
+    def answers(ours: socket.socket, switched: Switchboard) -> bool:
+        ours.recv(100)
+        done.append("heard")
+        assert switched.postpone(lambda: done.append("answered"))
+        return True
+
+    async with switchboard.opened() as switched, trio.open_nursery() as nursery:
+        with ExitStack() as stack:
+            for _ in range(TOGETHER + 2):
+                ours, theirs = stack.enter_context(pair())
+                answering = functools.partial(answers, ours, switched)
+                nursery.start_soon(switched.attach, ours.fileno(), answering)
+                theirs.send(b"!")
+            await until(lambda: done.count("answered") == TOGETHER + 2)
+            nursery.cancel_scope.cancel()
+    together = ["heard"] * TOGETHER + ["answered"] * TOGETHER
+    assert done == [*together, "heard", "heard", "answered", "answered"]
+
+
+async def test_outside_of_a_turn_nothing_is_postponed() -> None:
+    def never() -> None:
+        raise AssertionError
+
+    async with switchboard.opened() as switched:
+        assert not switched.postpone(never)

@@ -1460,6 +1460,38 @@ async def test_dropping_audio_leaves_the_rest_in_order(
         await peer.close()
 
 
+async def test_what_the_peer_does_not_take_can_be_dropped_as_soon_as_it_is_posted() -> None:
+    big = os.urandom(1 << 23)  # more than the kernel takes at once
+
+    async def talk(leg: Leg) -> None:
+        def answer(_: wire.Frame) -> None:
+            leg.post("first")
+            leg.post(big)
+            leg.post(b"audio", 20.0)
+            assert leg.drop_audio() == 20.0
+            leg.post("last")
+
+        with contextlib.suppress(LegGone):
+            await leg.hear(answer)
+
+    async with listening(talk, limits=ROOMY) as server, dial(server.url) as leg:
+        leg.post("?")
+        assert [await leg.receive() for _ in range(3)] == ["first", big, "last"]
+
+
+async def test_what_is_posted_in_one_turn_is_sent_together() -> None:
+    Server.switched = True
+    async with listening(echo) as server:
+        peer = await server.connect()
+        await peer.upgraded()
+        await trio.testing.wait_all_tasks_blocked()
+        said = [str(number) for number in range(5)]
+        await peer.stream.send_all(b"".join(bytes(peer.make.send_data(one)) for one in said))
+        together = FrameProtocol(True, [])
+        together.receive_bytes(bytes(await peer.stream.receive_some()))
+        assert [frame.payload for frame in together.received_frames()] == said
+
+
 async def test_what_is_left_of_unsent_audio_is_exactly_nothing_when_all_is_sent() -> None:
     async def talk(leg: Leg) -> None:
         for _ in range(1000):
