@@ -4,14 +4,16 @@ the session asks for.
 It knows trio, the clock and both codecs, and decides nothing: what a message means is the session's
 affair, how a socket behaves is the wire's. One nursery owns everything of a connection: a pump for
 the client, one task for each upstream leg (dial, then pump), endpoint calls; the task that opens it
-is the alarm clock. Pumps only post, so none of them waits for the other side, and between hearing
-of something and having posted all that follows from it there is no checkpoint: no two steps of a
-session mix.
+sleeps until the conversation is over. Who looks at the clock does so for all connections. Pumps
+only post, so none of them waits for the other side, and between hearing of something and having
+posted all that follows from it there is no checkpoint: no two steps of a session mix.
 
 At the client's edge are the ears and the mouth: the session knows the upstream's formats only.
 """
 
 import contextlib
+import contextvars
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -50,6 +52,7 @@ from relay.session.actions import (
     ToClient,
     ToUpstream,
 )
+from relay.upkeep import Round, Upkeep
 from relay.wire import DialFailed, Frame, Leg, LegGone, Then
 
 Dialler: TypeAlias = Callable[[Target], contextlib.AbstractAsyncContextManager[Leg]]
@@ -76,7 +79,8 @@ def run(
     client: Leg,
     session: Session,
     dial: Dialler,
-    going_away: trio.Event,
+    going_away: "GoingAway",
+    kept_up: Upkeep,
     *,
     functions: Functions = no_functions,
     visit: Visit | None = None,
@@ -87,15 +91,46 @@ def run(
     """To be awaited: holds one conversation to its end; returns when nothing of it is left.
 
     The client's leg is the caller's, but when this returns its goodbye has been said. `going_away`
-    says that the daemon stops (C-192). `visit`: the conversation may be another's of before, and
-    may outlive the connection. `observer` is told of every step. `seat`: what is used is held
-    against limits, and it is left when the conversation is over. A mistake of ours is logged with
-    its traceback and ends this conversation, in the protocol's words, and no other.
+    says that the daemon stops (C-192); `kept_up` looks at the clock. `visit`: the conversation may
+    be another's of before, and may outlive the connection. `observer` is told of every step.
+    `seat`: what is used is held against limits, and it is left when the conversation is over. A
+    mistake of ours is logged with its traceback and ends this conversation, in the protocol's
+    words, and no other.
     """
     if observer is None:
         observer = Overview().observer(client, About(), trio.current_time())
-    bridge = _Bridge(client, session, dial, functions, visit, observer, seat, wall)
+    bridge = _Bridge(client, session, dial, kept_up, functions, visit, observer, seat, wall)
     return bridge.run(going_away)
+
+
+class Conversation(Protocol):
+    """What may have to leave."""
+
+    def leave(self) -> None:
+        """The daemon goes away. May not raise."""
+
+
+class GoingAway:
+    """Whether the daemon stops. Each conversation is told, also one that begins later."""
+
+    def __init__(self) -> None:
+        self._announced = False
+        self._told: set[Conversation] = set()
+
+    def announce(self) -> None:
+        """Harmless to repeat."""
+        self._announced = True
+        for each in list(self._told):
+            each.leave()
+
+    def tell(self, conversation: Conversation) -> None:
+        """When it happens, until `forget`; at once if it has."""
+        self._told.add(conversation)
+        if self._announced:
+            conversation.leave()
+
+    def forget(self, conversation: Conversation) -> None:
+        self._told.remove(conversation)
 
 
 class _Bridge:
@@ -106,6 +141,7 @@ class _Bridge:
         client: Leg,
         session: Session,
         dial: Dialler,
+        kept_up: Upkeep,
         functions: Functions,
         visit: Visit | None,
         observer: Observer,
@@ -127,21 +163,31 @@ class _Bridge:
         self._calls: dict[str, trio.CancelScope] = {}
         self._ears_and_mouth: _EarsAndMouth | None = None
         self._backlog_ms = 0.0  # what the session was last told of it
-        self._alarm = trio.CancelScope()
+        self._kept_up = kept_up
+        self._round: Round | None = None  # of its looks at the clock
         self._over = False
+        self._sleeper: trio.lowlevel.Task | None = None  # who waits for that
+        self._context = contextvars.copy_context()  # in which others' tasks do what is ours
         self._close: Close | None = None
 
-    async def run(self, going_away: trio.Event) -> None:
+    async def run(self, going_away: GoingAway) -> None:
         if self._visit is not None:
             self._visit.superseded = self._superseded
         if self._seat is not None:
-            ours = trio.lowlevel.current_task().context
-            self._seat.metered(partial(ours.run, self._meter))
+            self._seat.metered(self._meter)
         try:
             async with trio.open_nursery() as self._nursery:
                 self._tell(lambda now: self._session.opened(now, self._wall()))
                 self._nursery.start_soon(self._hear_client)
-                await self._keep_time(going_away)
+                self._round = self._kept_up.watch(self._look)
+                going_away.tell(self)
+                try:
+                    if not self._over:
+                        self._sleeper = trio.lowlevel.current_task()
+                        await trio.lowlevel.wait_task_rescheduled(self._cancelled)
+                finally:
+                    going_away.forget(self)
+                    self._round.end()
                 await self._say_goodbye()
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -328,23 +374,30 @@ class _Bridge:
 
     # -- time, endpoints, and the daemon's end ----------------------------------------------------
 
-    async def _keep_time(self, going_away: trio.Event) -> None:
-        """Until the conversation is over, see to what falls due: the session's deadlines, and the
-        daemon's end."""
-        leave = going_away.wait
-        while not self._over:  # then nobody would move a deadline that has passed
-            with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
-                await leave()
-                leave = trio.sleep_forever
-                self._ended(End.KEPT)
-                self._tell(self._session.going_away)
-            if trio.current_time() >= self._session.next_deadline():
-                self._tell(self._session.deadline_passed)
+    def _look(self) -> float:
+        """See to what has fallen due. Returns when to look again."""
+        if trio.current_time() >= self._session.next_deadline():
+            self._context.run(self._tell, self._session.deadline_passed)
+        return math.inf if self._over else self._session.next_deadline()
+
+    def leave(self) -> None:
+        """The daemon goes away."""
+        self._context.run(self._leave)
+
+    def _leave(self) -> None:
+        self._ended(End.KEPT)
+        self._tell(self._session.going_away)
+
+    def _cancelled(self, _: object) -> trio.lowlevel.Abort:
+        self._sleeper = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _finish(self) -> None:
         """The conversation is over: nothing is told to the session any more, and we leave."""
         self._over = True
-        self._alarm.cancel()
+        sleeper, self._sleeper = self._sleeper, None
+        if sleeper is not None:
+            trio.lowlevel.reschedule(sleeper)
 
     async def _call(self, call: CallEndpoint, scope: trio.CancelScope) -> None:
         try:
@@ -363,9 +416,10 @@ class _Bridge:
 
     def _meter(self) -> None:
         """Called every second or so."""
-        seat = self._seat
-        if seat is None or self._over:
-            return
+        if self._seat is not None and not self._over:
+            self._context.run(self._count, self._seat)
+
+    def _count(self, seat: Seat) -> None:
         try:
             reached = self._spend(seat)
             if reached is not None:
@@ -534,9 +588,8 @@ class _Bridge:
 
     def _set_alarm(self) -> None:
         # Only ever earlier: a deadline that was put off is noticed when the alarm rings in vain.
-        due = self._session.next_deadline()
-        if due < self._alarm.deadline:
-            self._alarm.deadline = due
+        if self._round is not None:
+            self._kept_up.sooner(self._round, self._session.next_deadline())
 
     def _failed(self) -> None:
         """To be called where an exception is caught: what a session or codec raises is a bug, and

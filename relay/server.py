@@ -60,10 +60,10 @@ if TYPE_CHECKING:
     from relay import functions
 
 Converse: TypeAlias = Callable[
-    [wire.Leg, Admission, Claim, trio.Event, Observer, Seat], Awaitable[None]
+    [wire.Leg, Admission, Claim, bridge.GoingAway, Observer, Seat], Awaitable[None]
 ]
-"""Holds one conversation over a client's leg, to its end; it may be the claimed one. The event
-says that the daemon is going away; the observer is told what happens."""
+"""Holds one conversation over a client's leg, to its end; it may be the claimed one. It is told
+that the daemon is going away; the observer is told what happens."""
 Listeners: TypeAlias = list[trio.SocketListener]
 
 GOODBYE_S = 10.0
@@ -249,7 +249,7 @@ class Relay:
         self._prepare = prepare
         self.metering = metering or Metering(current.value.rules, current.value.config.prices)
         """How much is used, and by whom."""
-        self._going_away = trio.Event()
+        self._going_away = bridge.GoingAway()
         self._accepting = trio.CancelScope()
         self._accepted_ended = trio.Event()
         self.socket_stays = False
@@ -430,7 +430,7 @@ class Relay:
             await self.live.wait_value(0)
             return True
         self._admits_accepted = False
-        self._going_away.set()  # C-192
+        self._going_away.announce()  # C-192
         with trio.move_on_after(goodbye_s):
             await self.live.wait_value(0)
             return True
@@ -513,7 +513,7 @@ class Conversations:
         leg: wire.Leg,
         admitted: Admission,
         claim: Claim,
-        going_away: trio.Event,
+        going_away: bridge.GoingAway,
         observer: Observer,
         seat: Seat,
     ) -> Awaitable[None]:
@@ -534,6 +534,7 @@ class Conversations:
             session,
             dial,
             going_away,
+            self._switched.upkeep,
             functions=calling,
             visit=visit,
             observer=observer,

@@ -8,8 +8,10 @@ clock, and not what is done.
 
 import contextlib
 import heapq
+import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 import trio
 
@@ -30,7 +32,10 @@ class Upkeep:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._rounds: list[Round] = []  # a heap: the next one first
+        # A heap, the next one first. A round may stand in it for times that do not count any more.
+        self._due: list[tuple[float, int, Round]] = []
+        self._prune_at = _FEW
+        self._number = itertools.count()
         self._alarm = trio.CancelScope()
 
     def start(self, task: Callable[[], Awaitable[None]]) -> None:
@@ -41,28 +46,49 @@ class Upkeep:
     def watch(self, look: Callable[[], float]) -> "Round":
         """Call `look`, which may not raise, at the time that it returned last; the first time is
         now. Never again once `Round.end` was called."""
-        began = Round(look(), look)
-        heapq.heappush(self._rounds, began)
-        if began.at < self._alarm.deadline:
-            self._alarm.deadline = began.at
+        began = Round(look)
+        self._put(began, look())
         return began
+
+    def sooner(self, watched: "Round", at: float) -> None:
+        """Look at it then, unless that is done before anyway."""
+        if at < watched.at:
+            self._put(watched, at)
 
     async def run(self) -> None:
         """Look for ever."""
         while True:
-            due = self._rounds[0].at if self._rounds else math.inf
+            due = self._due[0][0] if self._due else math.inf
             with trio.CancelScope(deadline=due) as self._alarm:
                 await trio.sleep_forever()
             self._look(trio.current_time())
 
     def _look(self, now: float) -> None:
         due: list[Round] = []
-        while self._rounds and self._rounds[0].at <= now:
-            due.append(heapq.heappop(self._rounds))
+        while self._due and self._due[0][0] <= now:
+            at, _, each = heapq.heappop(self._due)
+            if at == each.at:
+                due.append(each)
+                each.at = -math.inf  # it is going to say anew, at the end of its look
         for each in due:
             if each.look is not None:  # nor has one before it ended it
-                each.at = each.look()
-                heapq.heappush(self._rounds, each)
+                self._put(each, each.look())
+
+    def _put(self, watched: "Round", at: float) -> None:
+        watched.at = at
+        if at == math.inf:
+            return
+        heapq.heappush(self._due, (at, next(self._number), watched))
+        if at < self._alarm.deadline:
+            self._alarm.deadline = at
+        if len(self._due) > self._prune_at:
+            self._due = [entry for entry in self._due if entry[0] == entry[2].at]
+            heapq.heapify(self._due)
+            self._prune_at = 2 * len(self._due) + _FEW
+
+
+_FEW: Final = 64
+"""Below so many nothing is thrown away: it would be looked through too often."""
 
 
 class Round:
@@ -70,14 +96,11 @@ class Round:
 
     __slots__ = ("at", "look")
 
-    def __init__(self, at: float, look: Callable[[], float]) -> None:
-        self.at = at
-        """When it is looked at next."""
+    def __init__(self, look: Callable[[], float]) -> None:
+        self.at = -math.inf
+        """When it is looked at next; -inf: it is looked at now, or has ended."""
         self.look: Callable[[], float] | None = look
-
-    def __lt__(self, other: "Round") -> bool:
-        return self.at < other.at
 
     def end(self) -> None:
         """Harmless to repeat."""
-        self.look = None
+        self.at, self.look = -math.inf, None

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from relay import bridge, realtime, voice_agent, wire
+from relay import bridge, realtime, upkeep, voice_agent, wire
 from relay.audio.formats import PCM24K, Encoding, Format
 from relay.audio.wav import streaming_header
 from relay.frames import Unknown, Unparsable
@@ -88,7 +88,7 @@ class Bridged:
         self.session = session
         self.client = client
         self.upstreams = upstreams
-        self.going_away = trio.Event()
+        self.going_away = bridge.GoingAway()
         self.ended_at: float | None = None
         self.scope = trio.CancelScope()
         self.seat: Seat | None = None
@@ -102,16 +102,18 @@ class Bridged:
         return round(at - self.began, 6)
 
     async def run(self, **options: Any) -> None:
-        with self.scope:
-            await bridge.run(
-                cast(wire.Leg, self.client),
-                cast(Session, self.session),
-                self.upstreams,
-                self.going_away,
-                wall=lambda: WALL,
-                **options,
-            )
-            self.ended_at = self.since(trio.current_time())
+        async with upkeep.opened() as kept_up:
+            with self.scope, structlog.contextvars.bound_contextvars(session="this one"):
+                await bridge.run(
+                    cast(wire.Leg, self.client),
+                    cast(Session, self.session),
+                    self.upstreams,
+                    self.going_away,
+                    kept_up,
+                    wall=lambda: WALL,
+                    **options,
+                )
+                self.ended_at = self.since(trio.current_time())
 
 
 @contextlib.asynccontextmanager
@@ -756,11 +758,42 @@ async def test_a_daemon_that_stops_is_told_to_the_session(autojump_clock: MockCl
     session = FakeSession(going_away=[said("closing"), Close(1001, "SERVER_GOING_AWAY")])
     async with bridged(session) as at_work:
         await settle()
-        at_work.going_away.set()
+        at_work.going_away.announce()
         await settle()
         assert session.names() == ["opened", "going_away"]
         assert at_work.client.farewell is not None
         assert at_work.client.farewell[1:] == (1001, "SERVER_GOING_AWAY")
+
+
+@pytest.mark.conformance("C-192")
+async def test_a_conversation_that_begins_meanwhile_is_told_as_well(
+    autojump_clock: MockClock,
+) -> None:
+    session = FakeSession(going_away=[said("closing"), Close(1001, "SERVER_GOING_AWAY")])
+    at_work = Bridged(session, FakeLeg(), FakeUpstreams())
+    at_work.going_away.announce()
+    with trio.fail_after(1):
+        await at_work.run()
+    assert session.names() == ["opened", "going_away"]
+
+
+@pytest.mark.parametrize("who", ["deadline_passed", "going_away"])
+async def test_what_another_task_tells_is_logged_in_the_conversations_name(
+    who: str, autojump_clock: MockClock
+) -> None:
+    def noted() -> list[Any]:
+        session.due = math.inf
+        return [Note("info", "noted", {})]
+
+    session = FakeSession(**{who: noted})
+    if who == "deadline_passed":
+        session.due = trio.current_time() + 1
+    merged = structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars])
+    with merged as lines:
+        async with bridged(session) as at_work:
+            await settle(2)
+            at_work.going_away.announce()
+    assert [each["session"] for each in lines if each["event"] == "noted"] == ["this one"]
 
 
 BUGS: dict[str, Callable[[Bridged], None]] = {
@@ -776,7 +809,7 @@ BUGS: dict[str, Callable[[Bridged], None]] = {
     "upstream_gone": lambda at_work: at_work.upstream.leaves(),
     "endpoint_answered": lambda at_work: None,
     "deadline_passed": lambda at_work: None,
-    "going_away": lambda at_work: at_work.going_away.set(),
+    "going_away": lambda at_work: at_work.going_away.announce(),
 }
 
 
@@ -958,7 +991,8 @@ async def house(limits: wire.Limits = wire.CLIENT_LEG) -> AsyncIterator[House]:
         session = Session(
             options=SessionOptions(), mapping=MappingOptions(), admission=Admission("r")
         )
-        await bridge.run(leg, session, dial, trio.Event())
+        async with upkeep.opened() as kept_up:
+            await bridge.run(leg, session, dial, bridge.GoingAway(), kept_up)
 
     async with nothing_left(), trio.open_nursery() as nursery:
         accept = wire.Accept(converse, limits=limits)

@@ -116,7 +116,7 @@ async def test_what_a_stopping_daemon_can_keep_it_keeps(
         async with bridged(session, visit=visiting(visit)) as at_work:
             await settle()
             if polite:
-                at_work.going_away.set()
+                at_work.going_away.announce()
             else:
                 at_work.scope.cancel()
             await settle(10)

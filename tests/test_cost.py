@@ -59,6 +59,7 @@ class Path:
             client,
             session,
             FakeUpstreams(),
+            switched.upkeep,
             functions=bridge.no_functions,
             visit=None,
             observer=Overview().observer(client, About(), 0.0),

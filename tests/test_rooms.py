@@ -137,6 +137,7 @@ ROOMS = {
             "parking",
             "session",
             "settings",
+            "upkeep",
             "wire",
             "audio",
         }

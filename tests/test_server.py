@@ -19,6 +19,7 @@ import trustme
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from relay import admission, server, wire
+from relay.bridge import GoingAway
 from relay.config import Auth, Config, ConfigError, Listen
 from relay.limits import ClientLimits, Limits, Rules, Spent
 from relay.metering import Seat
@@ -34,6 +35,15 @@ AGENT = "/v1/agent/converse"
 KEYS = {hashlib.sha256(b"k1").digest(): "laptop"}
 
 
+class Leaving:
+    """Waits to be told to leave."""
+
+    def __init__(self) -> None:
+        self._told = trio.Event()
+        self.leave = self._told.set
+        self.wait = self._told.wait
+
+
 class Talkers:
     """Conversations that say their request id and dialect, then wait: for the client to leave, or
     to be told that the server goes away (when they are polite)."""
@@ -47,15 +57,17 @@ class Talkers:
         leg: wire.Leg,
         admission: Admission,
         claim: Claim,
-        going_away: trio.Event,
+        going_away: GoingAway,
         observer: Observer,
         seat: Seat,
     ) -> None:
         self.admissions.append(admission)
         leg.post(f"{admission.request_id} {admission.dialect.value}")
+        leaving = Leaving()
+        going_away.tell(leaving)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_gone, leg, nursery.cancel_scope)
-            await going_away.wait()
+            await leaving.wait()
             if not self._polite:
                 await trio.sleep_forever()
             await leg.goodbye(1001, "SERVER_GOING_AWAY")

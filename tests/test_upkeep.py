@@ -49,6 +49,25 @@ async def test_what_has_ended_is_not_looked_at(autojump_clock: MockClock) -> Non
     assert other.seen == [0.0]
 
 
+async def test_it_looks_sooner_if_told_to_and_never_later(autojump_clock: MockClock) -> None:
+    watched = Watched(20.0)
+    async with upkeep.opened() as kept_up:
+        seen = kept_up.watch(watched.look)
+        for after_s in (5.0, 8.0, 3.0):
+            kept_up.sooner(seen, trio.current_time() + after_s)
+        await trio.sleep(30)
+    assert watched.seen == [0.0, 3.0, 23.0]
+
+
+async def test_times_that_count_no_more_take_no_room(autojump_clock: MockClock) -> None:
+    async with upkeep.opened() as kept_up:
+        busy = kept_up.watch(Watched(3600.0).look)
+        for step in range(10_000):
+            kept_up.sooner(busy, trio.current_time() + 3000 - step / 10)
+            kept_up.watch(Watched(3600.0).look).end()
+        assert len(kept_up._due) < 200
+
+
 async def test_what_is_always_due_leaves_others_their_turn(autojump_clock: MockClock) -> None:
     hasty = Watched(0.0)
     async with upkeep.opened() as kept_up:

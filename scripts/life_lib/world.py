@@ -21,7 +21,7 @@ import structlog
 import trio
 from link import End, link
 
-from relay import bridge, realtime, store, wire
+from relay import bridge, realtime, store, upkeep, wire
 from relay.continuity import Continuity
 from relay.parking import Claim, Lot
 from relay.session import Admission, Session, SessionOptions
@@ -213,14 +213,16 @@ class World:
             upstreams=(UpstreamTraits(),) * UPSTREAMS,
         )
         visit = self._relay.continuity.visit(admission.request_id, claim)
-        await bridge.run(
-            cast(wire.Leg, far),
-            session,
-            self._dial,
-            trio.Event(),
-            visit=visit,
-            wall=self._wall,
-        )
+        async with upkeep.opened() as kept_up:
+            await bridge.run(
+                cast(wire.Leg, far),
+                session,
+                self._dial,
+                bridge.GoingAway(),
+                kept_up,
+                visit=visit,
+                wall=self._wall,
+            )
 
     # -- upstreams --------------------------------------------------------------------------------
 
