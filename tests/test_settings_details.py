@@ -57,7 +57,7 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("agent", "path"), WITHOUT_EFFECT, ids=lambda value: str(value)[:50])
 def test_what_has_no_effect_is_named_by_its_path(agent: dict[str, Any], path: str) -> None:
-    assert planned(agent).ignored == [f"agent.{path}"]
+    assert planned(agent).ignored == (f"agent.{path}",)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_has_no_effect_is_named_by_its_path(agent: dict[str, Any], path: st
     ids=lambda value: str(value)[:50],
 )
 def test_what_has_an_effect_is_not(agent: dict[str, Any]) -> None:
-    assert planned(agent).ignored == []
+    assert planned(agent).ignored == ()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_hints_that_a_model_of_one_language_cannot_take_are_named(
     provider: dict[str, Any], ignored: bool
 ) -> None:
     made = planned(listen(model="whisper-1", **provider))
-    assert made.ignored == ["agent.listen.provider.language_hints"] * ignored
+    assert made.ignored == ("agent.listen.provider.language_hints",) * ignored
 
 
 # The words of refusals and warnings --------------------------------------------------------------

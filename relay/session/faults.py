@@ -89,7 +89,7 @@ def _asked_for(response: Response, error: realtime.ErrorDetail) -> Want | None:
 
 def _about_ours(s: State, error: realtime.ErrorDetail, event_id: str) -> bool:
     """Whether this is about an event that the relay sent; its id says of which kind."""
-    s.unacknowledged = [item for item in s.unacknowledged if item.id != event_id]
+    s.unacknowledged = tuple(i for i in s.unacknowledged if i.id != event_id)
     match event_id.split("_"):
         case [_, "usr", _]:
             turns.inject_refused(s, event_id, error.message)

@@ -132,7 +132,7 @@ def _dial(s: State, target: Target, plan: settings.Plan | None) -> None:
 def start_over(s: State) -> None:
     """What earlier attempts met counts no more: begin with the preferred upstream."""
     s.attempts = 0
-    s.refusing = []
+    s.refusing = ()
 
 
 def redial(s: State) -> None:
@@ -183,7 +183,7 @@ def configured(s: State, leg: Leg) -> None:
     s.tell(voice_agent.SettingsApplied())
     s.settings_applied, s.returned = True, False
     s.revision += 1
-    warnings, s.warnings = [*s.applied.warnings, *s.warnings], []
+    warnings, s.warnings = (*s.applied.warnings, *s.warnings), ()
     for warning in warnings:
         s.tell(warning)  # C-210
     turns.greet(s)
@@ -217,7 +217,7 @@ def attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> bool:
         reason=gone.cause,
     )
     if gone.how is Loss.REFUSED and gone.status in REFUSED_FOR_GOOD and leg.plan is not None:
-        s.refusing.append(leg.target.upstream)
+        s.refusing += (leg.target.upstream,)
     return len(s.refusing) == len(s.upstreams)
 
 

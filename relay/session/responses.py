@@ -52,7 +52,7 @@ def placed(s: State, item: realtime.Item) -> None:
             ours = oldest
             s.inexact("item_renamed")
     if ours is not None:
-        s.unacknowledged.remove(ours)
+        s.unacknowledged = tuple(item for item in s.unacknowledged if item is not ours)
         _acknowledged(s, ours.id or "")
 
 
@@ -85,7 +85,7 @@ def _acknowledged(s: State, item: str) -> None:
 
 def item_unacknowledged(s: State) -> None:
     """No acknowledgement came. Better asked without than never."""
-    s.unacknowledged = []
+    s.unacknowledged = ()
     for waiting in s.wants:
         if waiting.waits_for:
             s.note("warning", "item_unacknowledged", items=len(waiting.waits_for))
@@ -395,9 +395,9 @@ def _retire(s: State, ended: Response) -> None:
     """It is not the live one any more; latecomers are known by its ids."""
     s.response = None
     s.disarm(Timer.SLOW_THINK, Timer.CANCELLED, Timer.INFERRED_END)
-    s.past_items = [*s.past_items, *filter(None, ended.items)][-4 * REMEMBERED :]
+    s.past_items = (*s.past_items, *filter(None, ended.items))[-4 * REMEMBERED :]
     if ended.id:
-        s.ended = [*s.ended, ended.id][-REMEMBERED:]
+        s.ended = (*s.ended, ended.id)[-REMEMBERED:]
 
 
 def _eligible(s: State, head: Want) -> bool:

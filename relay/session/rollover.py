@@ -185,7 +185,7 @@ def _fold(s: State, leg: Leg) -> None:
             s.warn(change.code, change.description)
         else:
             leg.plan = change.plan
-            leg.folded.append(Updating(message=message, change=change))
+            leg.folded = (*leg.folded, Updating(message=message, change=change))
     s.updates = []
 
 
@@ -258,7 +258,7 @@ def _catch_up(s: State) -> None:
     if s.settings_pending:
         s.settings_pending = False
         s.tell(voice_agent.SettingsApplied())
-        warnings, s.warnings = s.warnings, []
+        warnings, s.warnings = s.warnings, ()
         for warning in warnings:
             s.tell(warning)
     text.release(s)
@@ -299,7 +299,7 @@ def settle(s: State) -> None:
         s.held.insert(0, s.gathered)
         s.gathered = b""
     _forget_names(s)
-    s.unacknowledged = []
+    s.unacknowledged = ()
     s.uncommitted_bytes = s.bad_audio = s.bad_frames = 0
     s.cancelled_for_speech = False
     s.disarm(
@@ -318,7 +318,7 @@ def settle(s: State) -> None:
 def _forget_names(s: State) -> None:
     """An upstream may choose the ids that the one before it chose for something else (C-242)."""
     s.user_items = {}
-    s.ended, s.past_items, s.past_calls, s.usage.billed = [], [], [], []
+    s.ended, s.past_items, s.past_calls, s.usage.billed = (), (), (), ()
     s.measured.item = ""
     for round_ in s.rounds:
         round_.response = None

@@ -154,7 +154,7 @@ def close_finished(s: State) -> None:
             continue
         s.rounds.remove(round_)
         s.round_closed_at = s.now
-        s.past_calls = (s.past_calls + [call.id for call in calls])[-REMEMBERED * 4 :]
+        s.past_calls = (*s.past_calls, *(call.id for call in calls))[-REMEMBERED * 4 :]
         _record(s, calls)
         used = [call for call in calls if not call.cancelled]
         if used:

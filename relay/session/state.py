@@ -128,7 +128,7 @@ class Leg(msgspec.Struct, kw_only=True):
     plan: Plan | None = None
     """What it is, or will be, configured with; None: dialled before Settings."""
     phase: LegPhase = LegPhase.DIALLING
-    folded: list["Updating"] = []
+    folded: tuple["Updating", ...] = ()
     """Updates that are part of its plan, to be acknowledged when it is live."""
     opened_wall: float = 0.0
     """Unix time when it was connected..."""
@@ -148,7 +148,7 @@ class Leg(msgspec.Struct, kw_only=True):
     """It has sent response.created."""
     infers_ends: bool = False
     """Its responses end when all they began is done, because it may never say so (4.4)."""
-    deviations: list[str] = []
+    deviations: tuple[str, ...] = ()
     """In which ways it was seen to deviate from the API."""
 
     @property
@@ -366,7 +366,7 @@ class Kept(msgspec.Struct, kw_only=True):
     """It has sent Settings again, on a later connection, and was not told so there."""
     returned: bool = False
     """It is back on another connection, and what it has missed waits for a live leg."""
-    warnings: list[voice_agent.Warning] = []
+    warnings: tuple[voice_agent.Warning, ...] = ()
     """For the client, as soon as it was told that."""
     append_bytes: int = 0
     """Audio of at least so many bytes needs no gathering."""
@@ -379,7 +379,7 @@ class Kept(msgspec.Struct, kw_only=True):
     """Frames while no leg is live; audio in the upstream's format."""
     client_active_at: float = 0.0
     legs: int = 0
-    refusing: list[int] = []
+    refusing: tuple[int, ...] = ()
     """Upstreams that have refused for good."""
     attempts: int = 0
     """Upstream legs tried since one was live."""
@@ -416,12 +416,12 @@ class Kept(msgspec.Struct, kw_only=True):
     wants: list[Want] = []
     requested: Want | None = None
     retrying: Want | None = None
-    unacknowledged: list[realtime.Item] = []
+    unacknowledged: tuple[realtime.Item, ...] = ()
     """Items of ours that the upstream has not shown, oldest first."""
     response: Response | None = None
-    ended: list[str] = []
+    ended: tuple[str, ...] = ()
     """Ids of the last responses that ended..."""
-    past_items: list[str] = []
+    past_items: tuple[str, ...] = ()
     """...and of their items."""
     backlog_ms: float = 0.0
     """Agent audio that was posted and is not yet written, as the shell last said."""
@@ -434,7 +434,7 @@ class Kept(msgspec.Struct, kw_only=True):
 
     # rounds
     rounds: list[Round] = []
-    past_calls: list[str] = []
+    past_calls: tuple[str, ...] = ()
     round_closed_at: float = 0.0
 
     # history
@@ -448,7 +448,7 @@ class Kept(msgspec.Struct, kw_only=True):
     """As many as there were when the last of them was asked again after a loss; once is enough."""
 
     # text
-    awaited: list[str] = []
+    awaited: tuple[str, ...] = ()
     """User items whose text should come before the assistant's."""
     lane: list[voice_agent.ServerMessage] = []
     """Held messages, in order."""
@@ -533,7 +533,7 @@ class State(Kept, kw_only=True):
     def inexact(self, way: str) -> None:
         """The live upstream deviates from the API, and is understood all the same (4.4)."""
         if self.live is not None and way not in self.live.deviations:
-            self.live.deviations.append(way)
+            self.live.deviations += (way,)
             self.note("info", "inexact_upstream", leg=self.live.number, way=way)
 
     def tell(self, message: voice_agent.ServerMessage) -> None:
@@ -544,7 +544,7 @@ class State(Kept, kw_only=True):
         """Post a Warning; before SettingsApplied it waits for that (C-262, L-71)."""
         warning = voice_agent.Warning(code=code, description=description or code)  # C-176
         if not self.settings_applied or self.settings_pending:
-            self.warnings.append(warning)
+            self.warnings += (warning,)
         else:
             self.tell(warning)
 
@@ -561,7 +561,7 @@ class State(Kept, kw_only=True):
 
     def place(self, item: realtime.Item) -> None:
         """Add an item to the upstream's conversation; a refusal names it (`faults`)."""
-        self.unacknowledged = [*self.unacknowledged, item][-UNACKNOWLEDGED:]
+        self.unacknowledged = (*self.unacknowledged, item)[-UNACKNOWLEDGED:]
         self.ask(realtime.ConversationItemCreate(event_id=item.id or "", item=item))
 
     def new_id(self, kind: str, leg: Leg | None = None) -> str:

@@ -49,16 +49,16 @@ def user_wrote(s: State, content: str) -> None:
 
 def await_user_text(s: State) -> None:
     """A response begins: its text comes after that of every turn still being transcribed."""
-    s.awaited = [
+    s.awaited = tuple(
         item
         for item, user in s.user_items.items()
         if user.pending and user.committed_at is not None
-    ]
+    )
 
 
 def release(s: State) -> None:
     """Post everything held, in order; nothing is awaited any more."""
-    s.awaited = []
+    s.awaited = ()
     s.disarm(Timer.USER_TEXT)
     lane, s.lane = s.lane, []
     for message in lane:
@@ -142,7 +142,7 @@ def _resolved(s: State, item: str, user: UserItem) -> None:
     user.pending = False
     user.heard = {}
     if item in s.awaited:
-        s.awaited.remove(item)
+        s.awaited = tuple(each for each in s.awaited if each != item)
         if not s.awaited:
             release(s)
     if s.turn is TurnPhase.WAITING and s.turn_item == item and not s.applied.create_response:

@@ -85,7 +85,7 @@ class Usage(msgspec.Struct):
     input_bytes: int = 0
     """Audio that is not `settled` yet, and neither of these."""
     output_bytes: int = 0
-    billed: list[str] = []
+    billed: tuple[str, ...] = ()
     """The last responses of which the tokens were told."""
 
     def settled(self, heard: Format, spoken: Format) -> None:
@@ -105,7 +105,7 @@ class Usage(msgspec.Struct):
         if response.usage is None or response.id in self.billed:
             return
         if response.id:
-            self.billed = [*self.billed, response.id][-REMEMBERED:]
+            self.billed = (*self.billed, response.id)[-REMEMBERED:]
         told = response.usage
         self.fresh.tokens_of(model).add(_tokens(told, told.output_token_details))
 

@@ -47,16 +47,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: none, or one that the component does not want beside a context."""
     history: bool
     """History messages are wanted."""
-    context: list[realtime.Item]
+    context: tuple[realtime.Item, ...]
     """To be created before anything else, without ids; empty in instructions mode."""
     transcript: str
     """The context as text behind the instructions; empty in items mode."""
     functions_prompt: str
     passthrough: Passthrough
-    tags: list[str]
-    warnings: list[voice_agent.Warning]
+    tags: tuple[str, ...]
+    warnings: tuple[voice_agent.Warning, ...]
     """To be sent after SettingsApplied, in order (C-210)."""
-    ignored: list[str]
+    ignored: tuple[str, ...]
     """Paths in the Settings that have no effect, for one log line."""
 
     @property
@@ -65,7 +65,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.think.model
 
     @property
-    def functions(self) -> list[Function]:
+    def functions(self) -> tuple[Function, ...]:
         return self.think.functions
 
     @property
@@ -106,7 +106,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         if not self.context:
             return self
         text = context.transcript(self.context)
-        return msgspec.structs.replace(self, context=[], transcript=text)
+        return msgspec.structs.replace(self, context=(), transcript=text)
 
     def session(self) -> realtime.Session:
         """The whole session object, for the first session.update of any upstream leg."""
@@ -240,13 +240,13 @@ def _plan(
         language=agent.language,
         greeting=_greeting(agent, who, past),
         history=message.flags is None or message.flags.history is not False,
-        context=items,
+        context=tuple(items),
         transcript="",
         functions_prompt=options.functions_prompt,
         passthrough=options.passthrough,
-        tags=message.tags or [],
-        warnings=findings.warnings,
-        ignored=findings.ignored,
+        tags=tuple(message.tags or ()),
+        warnings=tuple(findings.warnings),
+        ignored=tuple(findings.ignored),
     )
 
 

@@ -5,6 +5,7 @@ endpoints are not read here, so their headers go no further (C-066).
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -69,7 +70,7 @@ class Think(msgspec.Struct, frozen=True):
     """The upstream's; it stands in the URL and never in a session.update (C-042)."""
     prompt: str | None
     """None: the client gave none, so the upstream keeps its own default."""
-    functions: list[Function]
+    functions: tuple[Function, ...]
     tool_choice: str | realtime.ToolChoice | None
     output_modalities: list[str] | None
     max_output_tokens: int | None
@@ -103,7 +104,7 @@ def think(
         prompt=None
         if settings.prompt is None
         else limited(settings.prompt, options, findings, "think.prompt"),
-        functions=functions,
+        functions=tuple(functions),
         tool_choice=_tool_choice(settings.tool_choice, functions, findings),
         output_modalities=_output_modalities(settings.output_modalities, findings),
         max_output_tokens=_max_output_tokens(settings.max_output_tokens, findings),
@@ -196,7 +197,7 @@ def _endpoint(
 
 
 def _tool_choice(
-    choice: Any, functions: list[Function], findings: Findings
+    choice: Any, functions: Iterable[Function], findings: Findings
 ) -> str | realtime.ToolChoice | None:
     """Only what the API takes; the function must exist (C-051)."""
     match choice:

@@ -97,6 +97,6 @@ def test_the_exact_api_needs_no_rule_for_others(hold: Callable[[], Pair]) -> Non
     assert leg is not None
     assert leg.creates_responses
     assert not leg.infers_ends
-    assert leg.deviations == []
+    assert leg.deviations == ()
     assert [note for note in pair.notes if note.event == "inexact_upstream"] == []
-    assert pair.session.unacknowledged == []
+    assert pair.session.unacknowledged == ()
