@@ -1,9 +1,12 @@
 """soak: an hour's conversations of 100 clients, as fast as they can be held, and what it leaves.
 
-Clients come, talk, type, interrupt, answer function calls, are lost and resume, and go; others take
-their places. The upstream is the simulator, which speaks at once, and whose sessions end after
-seconds instead of an hour, so that every conversation moves to a new one again and again. A client
-of an hour has a turn every twenty seconds: 100 of them have 18,000.
+Clients come, talk, type, interrupt, answer function calls, listen to the end, are lost and resume,
+and go; others take their places. An answer names its question, so a turn counts as answered only by
+its own answer, however often its upstream broke meanwhile. The upstream is the simulator, which
+speaks at once, and whose sessions end after seconds instead of an hour, or are cut off in the
+middle of something before, so that every conversation moves to a new one again and again, as
+planned and after losses. A client of an hour has a turn every twenty seconds: 100 of them have
+18,000.
 
 The relay's memory in use and its descriptors are looked at all the time. Once it has had as much as
 a third of the turns, it must not grow: the medians of the second and of the last third differ by at
@@ -34,6 +37,12 @@ MOST_S = 360.0
 """It ends then, however many turns there were."""
 SESSION_S = 20.0
 """Of the upstream's session; an hour, compressed."""
+PREPARE_S, SWITCH_S = 8.0, 2.0
+"""So long before that the next one is prepared, and taken whatever goes on."""
+CUT_AFTER = 400
+"""After so many of the upstream's events, which are a few turns, its connection breaks."""
+LISTENS, PATIENCE_S = 0.1, 6.0
+"""So many answers are listened to, if that takes no longer: then is the time for a planned move."""
 LOOK_S = 2.0
 GROWTH = 0.02
 FREE_DESCRIPTORS = 8
@@ -41,20 +50,24 @@ FREE_DESCRIPTORS = 8
 ANSWER_S = 30.0
 WEATHER = {"name": "get_weather", "description": "d", "parameters": {"type": "object"}}
 SCRIPT = f"""
-transcripts = ["Tell me more."]
 [[turn]]
 user = "weather"
 call = [{{ name = "get_weather", arguments = {{ city = "Paris" }} }}]
 [[turn]]
-say = "This is what there is to say about it, in a sentence or two."
+say = "You said: {{user}}. This is what there is to say about it, in a sentence or two."
 [knobs]
 pace = 0
 think_s = 0.01
 transcription_s = 0.02
 session_s = {SESSION_S}
+[faults]
+close_after_events = {CUT_AFTER}
+drop = true
 """
 LOUD = b"".join(((-1) ** (n // 40) * 6000).to_bytes(2, "little", signed=True) for n in range(4800))
 """200 ms of a tone, which is speech to the simulator."""
+SPOKEN = "[speech"
+"""So begins what the simulator understands of that."""
 SPEECH = [LOUD] * 4 + [bytes(9600)] * 4
 
 
@@ -82,6 +95,10 @@ class Client:
         self._peer: Peer
         self._id = ""
         self._doing = self._awaited = ""
+        self._questions = 0
+        self._told = ""
+        """What the agent has said since the last question, in words."""
+        self._plays_until = 0.0
 
     async def live(self) -> None:
         kinds: list[Callable[[], Awaitable[None]]] = [
@@ -100,6 +117,9 @@ class Client:
                     kind = self._random.choices(kinds, (4, 4, 3, 3, 1))[0]
                     self._doing = kind.__name__
                     await kind()
+                    if self._random.random() < LISTENS:
+                        with trio.move_on_after(PATIENCE_S):
+                            await trio.sleep_until(self._plays_until)
                     self._tally.kinds[kind.__name__] += 1
                     self._tally.turns += 1
                 await self.goes()
@@ -121,32 +141,37 @@ class Client:
         await self._peer.end(within_s=ANSWER_S)
 
     async def types(self) -> None:
-        await self._peer.message({"type": "InjectUserMessage", "content": "And what of that?"})
-        await self._until("AgentAudioDone")
+        await self._answered(await self._asks("And what of"))
 
     async def talks(self) -> None:
         await self._speech()
-        await self._until("AgentAudioDone")
+        await self._answered(SPOKEN)
 
     async def interrupts(self) -> None:
-        await self._peer.message({"type": "InjectUserMessage", "content": "Go on."})
+        await self._asks("Go on with")
         await self._until("AgentStartedSpeaking")
-        await self._speech()
-        await self._until("UserStartedSpeaking")
-        await self._until("AgentAudioDone")
+        await self.talks()
 
     async def has_a_function_called(self) -> None:
-        await self._peer.message({"type": "InjectUserMessage", "content": "And the weather?"})
+        question = await self._asks("And the weather of")
         asked = await self._until("FunctionCallRequest")
         (call,) = asked["functions"]
         output = {"type": "FunctionCallResponse", "id": call["id"], "name": call["name"]}
         await self._peer.message({**output, "content": '{"celsius": 21}'})
-        await self._until("AgentAudioDone")
+        await self._answered(question)
 
     async def is_lost_and_resumes(self) -> None:
         self._peer.reset()
         await self._connected(f"?resume={self._id}")
         await self.types()
+
+    async def _asks(self, words: str) -> str:
+        """The word by which the answer is known."""
+        self._questions += 1
+        self._told = ""
+        question = f"number{self._questions}"
+        await self._peer.message({"type": "InjectUserMessage", "content": f"{words} {question}?"})
+        return question
 
     async def _connected(self, query: str) -> None:
         self._peer = await connected(self._port)
@@ -161,6 +186,15 @@ class Client:
         for chunk in SPEECH:
             await self._peer.send(framed(chunk, BINARY))
             self._tally.said += len(chunk)
+        await self._until("UserStartedSpeaking")
+        self._told, self._plays_until = "", 0.0
+
+    async def _answered(self, question: str) -> None:
+        """The end of what may be the end of an earlier answer, of which the rest was said after a
+        loss."""
+        with trio.fail_after(ANSWER_S):
+            while question not in self._told:
+                await self._until("AgentAudioDone")
 
     async def _until(self, kind: str) -> dict[str, object]:
         self._awaited = kind
@@ -168,13 +202,20 @@ class Client:
             while True:
                 received = await self._peer.receive()
                 if isinstance(received, bytes):
-                    self._tally.heard += len(received)
+                    self._hears(received)
                     continue
                 message: dict[str, object] = json.loads(received)
                 if message["type"] == "Error":
                     raise Breach(str(message.get("code")))
+                if message["type"] == "ConversationText" and message["role"] == "assistant":
+                    self._told += f" {message['content']}"
                 if message["type"] == kind:
                     return message
+
+    def _hears(self, audio: bytes) -> None:
+        self._tally.heard += len(audio)
+        begins = max(self._plays_until, trio.current_time())
+        self._plays_until = begins + len(audio) / 48_000
 
 
 @dataclass
@@ -200,6 +241,8 @@ async def main(arguments: argparse.Namespace) -> int:
                 Path(directory) / "relay",
                 *("serve", "--listen", "127.0.0.1:0", "--upstream", simulator.url),
                 *("--set", "session.resume_window_s=5", "--set", "overload.max_lag_ms=0"),
+                *("--set", f"session.prepare_before_s={PREPARE_S}"),
+                *("--set", f"session.switch_before_s={SWITCH_S}"),
                 *("--set", f"store.url=sqlite:///{directory}/store"),
             )
             relay = await stack.enter_async_context(serving)
@@ -215,9 +258,10 @@ async def main(arguments: argparse.Namespace) -> int:
             seconds = trio.current_time() - began
             left = await _left(relay, empty)
             text = relay.log.read_text(errors="replace")
-            switched = text.count('"upstream_switched"')
+            switched, lost = text.count('"upstream_switched"'), text.count('"upstream_lost"')
             complaints = relay.complaints()
-    return _judged(tally, looks, left, switched, seconds, complaints, empty)
+    moves = switched - lost, lost
+    return _judged(tally, looks, left, moves, seconds, complaints, empty)
 
 
 async def _look(relay: daemon.Process, tally: Tally, looks: list[Look], began: float) -> None:
@@ -240,7 +284,7 @@ def _judged(
     tally: Tally,
     looks: list[Look],
     left: daemon.State,
-    switched: int,
+    moves: tuple[int, int],
     seconds: float,
     complaints: list[str],
     empty: daemon.State,
@@ -248,7 +292,8 @@ def _judged(
     parts = [_part(looks, tally.turns, third) for third in range(3)]
     hours = tally.said / 48_000 / 3600, tally.heard / 48_000 / 3600
     print(f"{tally.turns} turns of {CLIENTS} clients in {seconds:.0f} s: {dict(tally.kinds)}")
-    print(f"audio: {hours[0]:.1f} h said, {hours[1]:.1f} h heard; {switched} moves upstream")
+    print(f"audio: {hours[0]:.1f} h said, {hours[1]:.1f} h heard")
+    print("moves to another upstream session: {} planned, {} after a loss".format(*moves))
     print(f"{'':14} {'RSS MiB':>8} {'descriptors':>12}")
     names = ("empty", "first third", "second third", "last third", "afterwards")
     ends = [(empty.rss_mib, float(empty.descriptors)), (left.rss_mib, float(left.descriptors))]
@@ -263,7 +308,7 @@ def _judged(
         breaches.append("descriptors grew")
     if left.descriptors > empty.descriptors or left.tasks > empty.tasks:
         breaches.append(f"left behind: {empty} became {left}")
-    if not switched or tally.turns < tally.wanted / 3:
+    if not all(moves) or tally.turns < tally.wanted / 3:
         breaches.append("too little happened")
     for breach in breaches:
         print(f"BREACH: {breach}")
