@@ -296,11 +296,13 @@ def test_what_nobody_wants_any_more_is_not_asked_for_on_the_next_upstream() -> N
 # What the user has said, in no words yet.
 
 
-def unwritten(book: Playbook, item: str = "item_u9") -> Playbook:
-    """The user has said something that is not transcribed yet."""
+def unwritten(book: Playbook, item: str = "item_u9", before_ms: int = 0) -> Playbook:
+    """The user has said something that is not transcribed yet, `before_ms` after they were heard
+    first."""
     book.upstream(speech_started(item)).to_client("UserStartedSpeaking")
     book.client_audio(pcm(600, 7), pcm(600, 8)).audio_to_upstream()
-    return book.upstream(*speech(item)[1:]).nothing()
+    book.upstream(speech_stopped(item, before_ms + 1200))
+    return book.upstream(committed(item), *user_item(item)).nothing()
 
 
 def as_heard(book: Playbook, leg: int) -> list[bytes]:
@@ -328,7 +330,7 @@ def test_so_it_is_told_to_the_upstream_after_the_next() -> None:
 
 @pytest.mark.conformance("C-187", "C-186")
 def test_so_are_several_turns() -> None:
-    book = unwritten(unwritten(ready()), "item_u10")
+    book = unwritten(unwritten(ready()), "item_u10", 1200)
     book = rebuilt(book).to_upstream(*["conversation.item.create"] * 2, "response.create")
     assert as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)] * 2
 
@@ -336,7 +338,7 @@ def test_so_are_several_turns() -> None:
 @pytest.mark.conformance("C-187", "C-186")
 def test_of_very_much_that_is_not_written_down_the_newest_is_told() -> None:
     book = unwritten(ready(held_audio_s=3.0))
-    book = unwritten(unwritten(book, "item_u10"), "item_u11")
+    book = unwritten(unwritten(book, "item_u10", 1200), "item_u11", 2400)
     rebuilt(book).to_upstream(*["conversation.item.create"] * 2, "response.create")
     assert as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)] * 2
 
@@ -354,6 +356,77 @@ def test_a_turn_that_was_written_down_is_told_in_words() -> None:
     book = unwritten(ready()).upstream(transcribed("item_u9", "Well.")).to_client(user("Well."))
     rebuilt(book).to_upstream("conversation.item.create", "response.create")
     assert (told(book, 2), as_heard(book, 2)) == (["Well."], [])
+
+
+@pytest.mark.conformance("C-187", "C-245")
+def test_a_turn_that_nobody_is_to_write_down_is_told_as_it_was_heard() -> None:
+    """With transcription off there are no words of any turn."""
+    book = unwritten(ready(mapping=MappingOptions(transcription_model="")))
+    book = rebuilt(book).to_upstream("conversation.item.create")
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "turn"}}))
+    assert as_heard(book, 2) == [pcm(600, 7) + pcm(600, 8)]
+
+
+@pytest.mark.conformance("C-187", "C-126")
+def test_silence_that_the_upstream_commits_is_no_turn_to_be_told() -> None:
+    book = ready(mapping=MappingOptions(transcription_model="")).client_audio(pcm(600, 0))
+    timed_out = {"item_id": "item_u9", "audio_start_ms": 0, "audio_end_ms": 600}
+    book.audio_to_upstream().upstream(like("input_audio_buffer.timeout_triggered", **timed_out))
+    book.upstream(committed("item_u9"), *user_item("item_u9"), response_created())
+    book.to_client("AgentThinking").upstream(response_done()).to_client("LatencyReport")
+    rebuilt(book).nothing()
+
+
+# Turns that follow each other closely, as in a recording that is sent at once.
+
+
+def burst(*chunks: bytes) -> Playbook:
+    """The user has said two things, a second each; the first is committed."""
+    book = listening(ready(), *chunks or (pcm(1000, 7) + pcm(1000, 8),))
+    book.upstream(speech_started("item_u8")).to_client("UserStartedSpeaking")
+    return book.upstream(speech_stopped("item_u8", 1000), committed("item_u8"))
+
+
+@pytest.mark.conformance("C-187")
+@pytest.mark.parametrize("ms", [50, 400, 1000, 2000])
+def test_what_came_behind_a_committed_turn_is_told_again(ms: int) -> None:
+    audio = pcm(1000, 7) + pcm(1000, 8)
+    chunks = [audio[at : at + 48 * ms] for at in range(0, len(audio), 48 * ms)]
+    book = rebuilt(burst(*chunks)).to_upstream("conversation.item.create")
+    book.audio_to_upstream(pcm(1000, 8)).to_upstream("response.create")
+    assert as_heard(book, 2) == [pcm(1000, 7)]
+
+
+@pytest.mark.conformance("C-187")
+def test_so_it_is_when_the_commit_is_on_the_way() -> None:
+    book = listening(ready(), pcm(1000, 7) + pcm(1000, 8)).upstream(speech_started("item_u8"))
+    book.to_client("UserStartedSpeaking").upstream(speech_stopped("item_u8", 1000))
+    book = rebuilt(book).to_upstream("conversation.item.create").audio_to_upstream(pcm(1000, 8))
+    book.to_upstream("response.create")
+    assert as_heard(book, 2) == [pcm(1000, 7)]
+
+
+@pytest.mark.conformance("C-187")
+def test_so_it_is_once_the_next_upstream_has_committed_the_first_turn() -> None:
+    book = rebuilt(listening(ready(), pcm(1000, 7) + pcm(1000, 8)))
+    book.audio_to_upstream(pcm(1000, 7) + pcm(1000, 8)).upstream(speech_started("item_u8"))
+    book.to_client("UserStartedSpeaking").upstream(speech_stopped("item_u8", 1000))
+    book = listening(book.passes(2).upstream(committed("item_u8")).passes(0.5), pcm(200, 9))
+    book.upstream_gone().to_client(LOST).passes(1).dials().upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated().to_upstream("conversation.item.create")
+    book.audio_to_upstream(pcm(1000, 8) + pcm(200, 9)).to_upstream("response.create")
+
+
+@pytest.mark.conformance("C-187")
+@pytest.mark.parametrize("ended_ms", [0, 1, 2000, 2500, 90_000])
+def test_an_upstream_that_counts_in_another_way_has_committed_all(ended_ms: int) -> None:
+    """Told twice would be worse than lost: nobody has said it twice."""
+    book = answered(listening(ready(), pcm(1000, 6)))
+    book = listening(book, pcm(1000, 7)).upstream(speech_started("item_u8"))
+    book.to_client("UserStartedSpeaking").upstream(speech_stopped("item_u8", ended_ms))
+    book = rebuilt(book.upstream(committed("item_u8")))
+    book.to_upstream(*["conversation.item.create"] * 3, "response.create")
+    assert as_heard(book, 2) == [pcm(1000, 7)]
 
 
 # Ids that an upstream chose, and the next one chooses again.
@@ -498,6 +571,29 @@ def test_a_frame_longer_than_the_preroll_is_kept() -> None:
 
 
 @pytest.mark.conformance("C-187")
+def test_of_a_frame_longer_than_may_be_kept_the_end_is_kept() -> None:
+    book = listening(ready(held_audio_s=1.0), pcm(600, 6), pcm(600, 7) + pcm(900, 8))
+    rebuilt(book).audio_to_upstream(pcm(100, 7) + pcm(900, 8))
+
+
+@pytest.mark.conformance("C-187", "C-036")
+def test_so_it_is_while_no_upstream_is_live() -> None:
+    book = ready(held_audio_s=1.0).upstream_gone().to_client(LOST).dials()
+    book.client_audio(pcm(600, 6), pcm(600, 7) + pcm(900, 8))
+    dropped = [n.fields["bytes"] for n in book.logged if n.event == "held_audio_dropped"]
+    assert dropped == [48 * 1100]
+    book.upstream_opens().upstream(created()).to_upstream("session.update").updated()
+    book.audio_to_upstream(pcm(100, 7) + pcm(900, 8))
+
+
+@pytest.mark.conformance("C-187")
+def test_where_none_may_be_kept_none_is() -> None:
+    book = listening(ready(held_audio_s=0.0), pcm(600)).upstream_gone().to_client(LOST).dials()
+    book.client_audio(pcm(600)).upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated().passes(1).nothing()
+
+
+@pytest.mark.conformance("C-187")
 def test_of_what_has_long_been_heard_little_is_told_again() -> None:
     book = listening(ready(), *(pcm(200, n) for n in range(1, 9)))
     listening(book.passes(0.7), pcm(200, 9))
@@ -560,6 +656,16 @@ def test_it_is_padded_again() -> None:
     listening(book, pcm(60)).client("ForceEndTurn").audio_to_upstream(pcm(40, 0))
     book.to_upstream(COMMIT)
     rebuilt(book).audio_to_upstream(pcm(60) + pcm(40, 0)).to_upstream(COMMIT)
+
+
+@pytest.mark.conformance("C-187", "C-117")
+def test_what_is_said_behind_a_commit_is_no_part_of_it() -> None:
+    book = dictating().client("ForceEndTurn").to_upstream(COMMIT)
+    book = listening(book, ONSET).upstream(committed(), *user_item())
+    book = rebuilt(book.to_upstream("response.create")).to_upstream("conversation.item.create")
+    book.audio_to_upstream(ONSET).to_upstream("response.create")
+    assert as_heard(book, 2) == [b"".join(DICTATED)]
+    book.begins("resp_1").to_client("AgentThinking").client("ForceEndTurn").to_upstream(COMMIT)
 
 
 @pytest.mark.conformance("C-187", "C-117")

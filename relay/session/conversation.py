@@ -102,7 +102,7 @@ class Session(State, kw_only=True):
         if self.live is None or self.gathered or nbytes < self.append_bytes:
             return None
         self.now = self.client_active_at = now - self.origin
-        self.uncommitted_bytes += nbytes
+        self.told_bytes += nbytes
         self.usage.input_bytes += nbytes
         turns.keep(self, chunk)
         return chunk
@@ -351,13 +351,18 @@ class Session(State, kw_only=True):
 
     def _hold(self, frame: voice_agent.ClientMessage | bytes) -> None:
         """Something while no leg is live (4.2)."""
-        _kept(self.held, frame)
-        if not isinstance(frame, bytes):
+        dropped = 0
+        if isinstance(frame, bytes):
+            whole, frame = len(frame), turns.newest(self, frame)
+            dropped = whole - len(frame)
+        else:
             self.revision += 1
+        if frame:
+            _kept(self.held, frame)
         audio = [chunk for chunk in self.held if isinstance(chunk, bytes)]
         if self._are_too_many(self.held, self.options.held_messages):
             self.fail("INTERNAL_SERVER_ERROR", "Too many messages before the upstream.", 1011)
-        self._drop_oldest(self.held, audio, self.held_bytes)
+        self._drop_oldest(self.held, audio, self.held_bytes, dropped)
 
     def _are_too_many(self, queue: Sequence[voice_agent.ClientMessage | bytes], most: int) -> bool:
         messages = [frame for frame in queue if not isinstance(frame, bytes)]
@@ -365,11 +370,15 @@ class Session(State, kw_only=True):
         return len(messages) > most or size > self.options.held_message_bytes
 
     def _drop_oldest(
-        self, queue: list[voice_agent.ClientMessage | bytes], audio: list[bytes], limit: int
+        self,
+        queue: list[voice_agent.ClientMessage | bytes],
+        audio: list[bytes],
+        limit: int,
+        dropped: int = 0,
     ) -> None:
-        """Keep at most `limit` bytes of audio; JSON is never dropped (C-036)."""
-        excess = sum(map(len, audio)) - limit
-        dropped = 0
+        """Keep at most `limit` bytes of audio; JSON is never dropped (C-036). `dropped`: so many
+        were already."""
+        excess = sum(map(len, audio)) + dropped - limit
         while excess > dropped:
             oldest = next(n for n, frame in enumerate(queue) if isinstance(frame, bytes))
             dropped += len(queue.pop(oldest))  # type: ignore[arg-type]  # bytes, as found

@@ -246,7 +246,7 @@ def _switch(s: State, leg: Leg) -> None:
     s.said_until = s.now + NOTICED_S if told else -math.inf
     if s.kept:
         s.append(b"".join(audio for _, audio in s.kept), leg)
-        s.uncommitted_bytes = s.kept_bytes
+        s.told_bytes = s.kept_bytes
         if any(want.waits_for_commit for want in s.wants):
             turns.commit(s)
 
@@ -279,6 +279,8 @@ def settle(s: State) -> None:
     spoken = s.user_items.get(s.turn_item)
     if s.turn is TurnPhase.WAITING and spoken is not None and spoken.committed_at is None:
         turns.said(s, s.turn_item)  # its commit was on the way
+        for want in s.wants:
+            want.waits_for_commit = False
     again = _owed(s)
     if s.response is not None:
         responses.abandon(s, s.response)
@@ -300,7 +302,8 @@ def settle(s: State) -> None:
         s.gathered = b""
     _forget_names(s)
     s.unacknowledged = ()
-    s.uncommitted_bytes = s.bad_audio = s.bad_frames = 0
+    s.told_bytes = s.committed_bytes = s.bad_audio = s.bad_frames = 0
+    s.commit_bytes = None
     s.cancelled_for_speech = False
     s.disarm(
         Timer.ITEM,

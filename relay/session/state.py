@@ -180,6 +180,8 @@ class UserItem(msgspec.Struct, kw_only=True):
     """How long its transcription took, in seconds."""
     pending: bool = True
     """Its text may yet come."""
+    silent: bool = False
+    """The upstream committed it though nobody spoke."""
     heard: dict[int, str] = {}
     """Interim transcript by content index."""
 
@@ -406,11 +408,16 @@ class Kept(msgspec.Struct, kw_only=True):
     """Until then some of that may be speech that a new upstream has been told and has not noticed
     yet."""
     unwritten: dict[str, bytes] = {}
-    """Audio of committed turns, while nobody has written down what was said in them; of the newest,
-    no more in all than may be `kept`."""
+    """Audio of committed turns of which nobody has written down what was said in them; of the
+    newest, no more in all than may be `kept`."""
     gathered: bytes = b""
     """Audio shorter than an append."""
-    uncommitted_bytes: int = 0
+    told_bytes: int = 0
+    """Audio that the live upstream was told..."""
+    committed_bytes: int = 0
+    """...and what of it is in a committed turn, or came before one..."""
+    commit_bytes: int | None = None
+    """...or will be, when a commit is confirmed that the relay has asked for."""
 
     # responses
     wants: list[Want] = []

@@ -53,7 +53,6 @@ def committed(s: State, event: realtime.InputAudioBufferCommitted) -> None:
             return  # C-224
         del s.user_items[""]  # from a server that does not name its items: another turn
         s.inexact("item_unnamed")
-    s.uncommitted_bytes = 0
     user = said(s, event.item_id)
     user.committed_at = s.now
     s.commits += 1
@@ -74,17 +73,19 @@ def said(s: State, item: str) -> UserItem:
     """A turn is complete, in whatever words: how it sounded is remembered until those are known."""
     history.spoke(s, item)
     user = text.user_item(s, item)
-    if user.pending and s.options.rollover and item and s.kept:
-        s.unwritten[item] = b"".join(audio for _, audio in s.kept)
+    audio = _taken(s, user)
+    wordless = user.pending or not (s.applied.transcribed or user.silent)
+    if audio and item and wordless and s.options.rollover:
+        s.unwritten[item] = audio
         while sum(map(len, s.unwritten.values())) > s.held_bytes:
             del s.unwritten[next(iter(s.unwritten))]
-    s.kept, s.kept_bytes, s.said_until = [], 0, -math.inf
     return user
 
 
 def timeout_triggered(s: State, event: realtime.InputAudioBufferTimeoutTriggered) -> None:
     """The upstream commits silence to speak by itself; nobody said that (C-126)."""
-    text.user_item(s, event.item_id).pending = False
+    user = text.user_item(s, event.item_id)
+    user.pending, user.silent = False, True
 
 
 def unasked(s: State) -> None:
@@ -200,7 +201,7 @@ def force_end_turn(s: State) -> None:
     if s.options.force_end_turn_strict and not s.applied.flux:
         s.warn("FORCE_END_TURN_UNSUPPORTED", "ForceEndTurn needs a Flux listen model.")
         return
-    buffered = s.uncommitted_bytes + len(s.gathered)
+    buffered = _uncommitted(s) + len(s.gathered)
     if s.turn is TurnPhase.SPEAKING or (s.applied.manual and buffered):
         if any(want.waits_for_commit for want in s.wants):
             return  # asked already
@@ -219,12 +220,14 @@ def commit(s: State) -> None:
     """Ask the upstream to end the turn with what it was told."""
     if s.applied.manual:
         _pad_to_commit(s)
+    s.commit_bytes = s.told_bytes
     s.ask(realtime.InputAudioBufferCommit(event_id=s.new_id("cmt")))
 
 
 def nothing_to_commit(s: State) -> None:
     """Our commit found no audio: there was no turn to end (C-179)."""
     s.wants = [want for want in s.wants if not want.waits_for_commit]
+    s.commit_bytes = None
 
 
 # -- the user's audio ------------------------------------------------------------------------------
@@ -244,7 +247,7 @@ def flush_audio(s: State) -> None:
     s.disarm(Timer.APPEND)
     if s.gathered and s.live is not None:
         audio, s.gathered = s.gathered, b""
-        s.uncommitted_bytes += len(audio)
+        s.told_bytes += len(audio)
         keep(s, audio)
         s.append(audio, s.live)
 
@@ -259,6 +262,13 @@ def keep(s: State, audio: bytes) -> None:
         s.kept_bytes > s.preroll_bytes and s.kept[0][0] <= noticed
     ):
         s.kept_bytes -= len(s.kept.pop(0)[1])
+    if not s.kept and (end := newest(s, audio)):
+        s.kept, s.kept_bytes = [(s.now, end)], len(end)
+
+
+def newest(s: State, audio: bytes) -> bytes:
+    """What may be kept of a frame of the user's that is longer than all that may be."""
+    return audio[max(0, len(audio) - s.held_bytes) :]
 
 
 def is_saying(s: State) -> bool:
@@ -268,6 +278,33 @@ def is_saying(s: State) -> bool:
 
 
 # -- inside ----------------------------------------------------------------------------------------
+
+
+def _taken(s: State, user: UserItem) -> bytes:
+    """What is kept of the turn that is complete. What came behind it stays: it may be the beginning
+    of the next, and much of it if audio comes faster than it is spoken."""
+    behind = s.told_bytes - _end_of(s, user)
+    if not 0 < behind < s.kept_bytes:  # or its upstream counts in another way
+        behind = 0
+    s.committed_bytes, s.commit_bytes = s.told_bytes - behind, None
+    audio = b"".join(audio for _, audio in s.kept)
+    end = len(audio) - behind
+    s.kept, s.kept_bytes = [(s.now, audio[end:])] if behind else [], behind
+    if not behind:
+        s.said_until = -math.inf
+    return audio[:end]
+
+
+def _end_of(s: State, user: UserItem) -> int:
+    """Where the turn ends in what the upstream was told: where it says, or else where it was asked
+    to end it."""
+    if user.ended_ms is not None:
+        return s.applied.formats.upstream_input.nbytes(user.ended_ms)
+    return s.told_bytes if s.commit_bytes is None else s.commit_bytes
+
+
+def _uncommitted(s: State) -> int:
+    return s.told_bytes - s.committed_bytes
 
 
 def _silence(s: State, leg: Leg, *, flush: bool) -> None:
@@ -378,7 +415,7 @@ def _pad_to_commit(s: State) -> None:
     """Silence up to the shortest turn that the upstream takes (C-116)."""
     assert s.live is not None
     form = s.applied.formats.upstream_input
-    missing = form.nbytes(COMMIT_MIN_MS) - s.uncommitted_bytes
+    missing = form.nbytes(COMMIT_MIN_MS) - _uncommitted(s)
     if missing > 0:
-        s.uncommitted_bytes += missing
+        s.told_bytes += missing
         s.append(form.silence(missing), s.live)
