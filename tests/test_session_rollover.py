@@ -250,6 +250,21 @@ def test_an_answer_is_not_continued_where_that_is_off() -> None:
 
 
 @pytest.mark.conformance("C-245")
+def test_an_answer_is_continued_before_what_is_written_in_the_meantime_is_told() -> None:
+    """Or the upstream would go on with that, and answer it again when it is asked to."""
+    book = answering().upstream_gone().to_client(
+        LOST, like("ConversationText", role="assistant"), "AgentAudioDone"
+    )
+    book.dials().client(types("And?")).upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated().to_client(user("And?"))
+    book.to_upstream(*["conversation.item.create"] * 2)
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "continue"}}))
+    book.to_upstream("conversation.item.create").acks().begins("resp_2").to_client("AgentThinking")
+    book.upstream(response_done("resp_2")).to_client("LatencyReport")
+    book.to_upstream(like("response.create", response={"metadata": {"relay": "inject_user"}}))
+
+
+@pytest.mark.conformance("C-245")
 def test_a_recital_is_not_taken_up_in_the_middle() -> None:
     greeting = settings(greeting="Welcome!")
     book = configuring(greeting).updated().to_client("SettingsApplied")

@@ -249,6 +249,8 @@ def _switch(s: State, leg: Leg) -> None:
         s.told_bytes = s.kept_bytes
         if any(want.waits_for_commit for want in s.wants):
             turns.commit(s)
+    if s.wants and s.wants[0].reason is Reason.CONTINUE:
+        responses.pump(s)  # before it is told of anything newer that it could answer instead
 
 
 def _catch_up(s: State) -> None:
