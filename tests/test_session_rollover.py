@@ -34,6 +34,7 @@ from tests.scenes import (
     speech_started,
     speech_stopped,
     transcribed,
+    transcribing,
     types,
     untranscribed,
     user,
@@ -252,8 +253,10 @@ def test_an_answer_is_not_continued_where_that_is_off() -> None:
 @pytest.mark.conformance("C-245")
 def test_an_answer_is_continued_before_what_is_written_in_the_meantime_is_told() -> None:
     """Or the upstream would go on with that, and answer it again when it is asked to."""
-    book = answering().upstream_gone().to_client(
-        LOST, like("ConversationText", role="assistant"), "AgentAudioDone"
+    book = (
+        answering()
+        .upstream_gone()
+        .to_client(LOST, like("ConversationText", role="assistant"), "AgentAudioDone")
     )
     book.dials().client(types("And?")).upstream_opens().upstream(created())
     book.to_upstream("session.update").updated().to_client(user("And?"))
@@ -733,11 +736,150 @@ def test_words_that_do_not_come_are_waited_for_for_a_while() -> None:
     book.passes(0.2).hangs_up(1).to_upstream("conversation.item.create")
 
 
+def at_the_end(book: Playbook | None = None) -> Playbook:
+    """The session is about to end, and the other upstream stands by; the user speaks for long."""
+    book = (book or lasting(300)).passes(180).dials()
+    book.upstream(speech_started("item_u9"), leg=1).to_client("UserStartedSpeaking")
+    return configured(book, 2).passes(107)
+
+
+ENDS = [speech_stopped("item_u9"), committed("item_u9"), *user_item("item_u9")]
+
+
+def switched() -> Playbook:
+    """...and then, two seconds after that was committed and answered, it is switched to."""
+    book = at_the_end().passes(1).upstream(*ENDS, *reply(text="Hello."), leg=1)
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(1.9)
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport").nothing()
+    return book.passes(0.2).to_upstream("conversation.item.create", leg=2)
+
+
+@pytest.mark.conformance("C-185", "C-121")
+def test_the_end_of_the_session_does_not_wait_for_words_but_they_are_told() -> None:
+    book = switched().upstream(transcribed("item_u9", "Late."), leg=1).to_client(user("Late."))
+    rebuilt(book.hangs_up(1).passes(30)).to_upstream(*["conversation.item.create"] * 2)
+    assert told(book, 3) == ["Late.", "Hello."]
+
+
+@pytest.mark.conformance("C-185", "C-121")
+def test_so_are_those_of_two_turns() -> None:
+    book = at_the_end().upstream(*ENDS, *speech("item_u8"), leg=1).to_client("UserStartedSpeaking")
+    book.passes(4).to_client(warning("THINK_REQUEST_FAILED"))
+    book.upstream(transcribed("item_u9", "Two."), leg=1).to_client(user("Two.")).nothing()
+    book.upstream(transcribed("item_u9", "Two."), leg=1).nothing()
+    book.upstream(transcribed("item_u8", "One."), leg=1).to_client(user("One.")).hangs_up(1)
+
+
+@pytest.mark.conformance("C-185", "C-138")
+def test_the_words_that_are_still_to_come_are_told_before_the_answer() -> None:
+    book = at_the_end().client_audio(pcm(1000)).audio_to_upstream(leg=1)
+    book.upstream(*ENDS, leg=1).passes(4)
+    book.to_upstream("conversation.item.create", "response.create", leg=2).begins("resp_2", leg=2)
+    book.to_client("AgentThinking").upstream(*reply("resp_2", text="Hello.")[1:], leg=2)
+    book.to_client("AgentStartedSpeaking").audio_to_client()
+    book.upstream(transcribed("item_u9", "Late."), leg=1).hangs_up(1)
+    book.to_client(user("Late."), assistant("Hello."), "AgentAudioDone", "LatencyReport")
+
+
+@pytest.mark.conformance("C-185", "C-123")
+def test_so_are_interim_words() -> None:
+    book = opened(client_idle_s=9000.0, component=True).client(settings()).formats().dials()
+    book.upstream_opens().upstream(created(int(WALL) + 300)).to_upstream("session.update")
+    book = at_the_end(book.updated().to_client("SettingsApplied"))
+    book.upstream(*ENDS, leg=1).to_client("UtteranceEnd").passes(4)
+    book.to_client(warning("THINK_REQUEST_FAILED"))
+    book.upstream(transcribing("item_u9", "La"), leg=1)
+    book.to_client(like("Transcript", is_final=False)).nothing()
+    book.upstream(transcribed("item_u9", "Late."), leg=1).hangs_up(1)
+    book.to_client(user("Late."), like("Transcript", is_final=True))
+
+
+@pytest.mark.conformance("C-185", "C-125")
+def test_the_upstream_before_is_hung_up_when_there_will_be_no_words() -> None:
+    switched().upstream(untranscribed("item_u9"), leg=1).hangs_up(1)
+
+
 @pytest.mark.conformance("C-185")
-def test_the_end_of_the_session_waits_for_no_words() -> None:
-    started, *rest = speech("item_u9")
-    book = lasting(300).passes(180).dials().upstream(started).to_client("UserStartedSpeaking")
-    book = configured(book, 2).passes(107).upstream(*rest, *reply(text="Hello."), leg=1)
-    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(2)
-    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport").passes(0.9).nothing()
-    book.passes(0.2).hangs_up(1).to_upstream("conversation.item.create")
+def test_words_of_the_upstream_before_are_waited_for_for_a_while() -> None:
+    book = switched().passes(2.8).nothing().passes(0.2).hangs_up(1)
+    book.upstream_text(transcribed("item_u9", "Late."), leg=1).nothing()
+
+
+@pytest.mark.conformance("C-185")
+def test_the_upstream_before_may_go_by_itself() -> None:
+    """Whoever answers does not wait for its words any more."""
+    book = switched().upstream_gone(leg=1).passes(0.1).nothing()
+    book.upstream(*speech("item_u1"), transcribed("item_u1", "Hi."), leg=2)
+    book.to_client("UserStartedSpeaking", user("Hi.")).upstream(*reply("resp_2", "a"), leg=2)
+    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client()
+    book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport").passes(10).nothing()
+
+
+@pytest.mark.conformance("C-185", "C-242")
+def test_nothing_but_words_is_heard_of_the_upstream_before() -> None:
+    book = switched().upstream(*speech("item_u7"), *reply("resp_7", "item_a7"), leg=1).nothing()
+    book.upstream(transcribed("item_u7", "No."), failure("odd"), leg=1).nothing()
+    book.upstream_text("nonsense", {"type": "odd"}, leg=1).nothing()
+
+
+@pytest.mark.conformance("C-185")
+def test_the_upstream_before_does_not_go_on_with_its_answer() -> None:
+    book = at_the_end().client_audio(pcm(1000)).audio_to_upstream(leg=1)
+    book.upstream(*ENDS, response_created("resp_9"), leg=1).to_client("AgentThinking").passes(4)
+    cancel = like("response.cancel", response_id="resp_9")
+    book.to_upstream(cancel, leg=1)
+    book.to_upstream("conversation.item.create", "response.create", leg=2)
+
+
+@pytest.mark.conformance("C-185")
+def test_a_turn_whose_commit_is_on_the_way_gets_its_words_from_the_upstream_before() -> None:
+    book = at_the_end().client_audio(pcm(1000)).audio_to_upstream(leg=1)
+    book.passes(2.9).upstream(ENDS[0], leg=1).passes(0.2)
+    book.to_upstream("conversation.item.create", "response.create", leg=2)
+    book.upstream(*ENDS[1:], leg=1).nothing()
+    book.upstream(transcribed("item_u9", "Late."), leg=1).to_client(user("Late.")).hangs_up(1)
+
+
+@pytest.mark.conformance("C-185", "C-188")
+def test_the_words_come_though_the_next_upstream_is_lost() -> None:
+    book = switched().upstream_gone(leg=2).to_client(LOST).passes(0.6).dials()
+    book.upstream(transcribed("item_u9", "Late."), leg=1).to_client(user("Late.")).hangs_up(1)
+    configured(book, 3).to_upstream(*["conversation.item.create"] * 2)
+    assert told(book, 3) == ["Late.", "Hello."]
+
+
+@pytest.mark.conformance("C-185")
+@pytest.mark.parametrize("says_more", [True, False])
+def test_no_more_than_one_upstream_is_listened_to_for_words(says_more: bool) -> None:
+    """The one whose session ends soon after it has taken over is the newest to have heard some."""
+    book = lasting(300).passes(180).dials().upstream(speech_started("item_u9"), leg=1)
+    book.to_client("UserStartedSpeaking").upstream_opens(2).passes(0.1)
+    book.upstream(created(int(WALL) + 303), leg=2).to_upstream("session.update", leg=2)
+    book.updated(leg=2).passes(108.9).upstream(*ENDS, leg=1).passes(2)
+    book.to_client(warning("THINK_REQUEST_FAILED")).dials()
+    configured(book, 3)
+    if says_more:
+        book.upstream(*speech("item_u1"), leg=2).to_client("UserStartedSpeaking").passes(2.1)
+        book.to_client(warning("THINK_REQUEST_FAILED")).hangs_up(1)
+        book.upstream(transcribed("item_u1", "Two."), leg=2).to_client(user("Two.")).hangs_up(2)
+    else:
+        book.upstream(speech_started("item_u1"), leg=2).to_client("UserStartedSpeaking").passes(2.1)
+        book.hangs_up(2).upstream(transcribed("item_u9", "One."), leg=1)
+        book.to_client(user("One.")).hangs_up(1)
+
+
+@pytest.mark.conformance("C-190", "C-185")
+def test_a_client_that_goes_leaves_no_upstream_behind() -> None:
+    switched().client_lost().hangs_up(2).hangs_up(1)
+
+
+@pytest.mark.conformance("C-187", "C-121")
+def test_an_upstream_that_writes_down_what_it_is_told_is_understood() -> None:
+    """The API does not, but others may."""
+    book = rebuilt(unwritten(ready())).to_upstream("conversation.item.create", "response.create")
+    item = book.last("conversation.item.create")["item"]["id"]
+    book.upstream(transcribed(item, "Well.")).to_client(user("Well."))
+    book.upstream_gone().to_client(LOST).passes(1).dials().upstream_opens().upstream(created())
+    book.to_upstream("session.update").updated()
+    book.to_upstream("conversation.item.create", "response.create")
+    assert told(book, 3) == ["Well."]

@@ -204,6 +204,15 @@ def words_lost() -> Pair:
     return pair.loses_upstream().passes(6)
 
 
+def words_late() -> Pair:
+    """The upstream's session ends before it has written down what the user said: it is listened to
+    for that, while the next one goes on with the answer."""
+    script = parse("[knobs]\nsession_s = 30\ntranscription_s = 3\n")
+    pair = Pair(script, options=SessionOptions(prepare_before_s=15.0))
+    pair.client(settings()).until("SettingsApplied").passes(14.7)
+    return pair.speaks(speech(3.2)).passes(6)
+
+
 def another_voice() -> Pair:
     """The agent's voice changes after it has spoken: the next upstream session has it, and takes
     over in a pause."""
@@ -248,6 +257,7 @@ SCENARIOS: tuple[Callable[[], Pair], ...] = (
     old_age,
     another_voice,
     words_lost,
+    words_late,
     failover,
     given_up,
     client_back,

@@ -142,7 +142,7 @@ class Session(State, kw_only=True):
     def client_gone(self, gone: ClientGone, now: float) -> list[Action]:
         """The client closed or was lost: nobody is left to answer (C-190, L-50)."""
         self._at(now)
-        for leg in (self.live, self.next):
+        for leg in (self.live, self.next, self.leaving):
             if leg is not None:
                 self.act(Hangup(leg.number))
         self.end()
@@ -222,11 +222,13 @@ class Session(State, kw_only=True):
     def upstream_event(
         self, leg: int, event: realtime.ServerEvent | Unknown | Unparsable, now: float
     ) -> list[Action]:
-        """A frame of an upstream leg. Any other leg than the live and the next one is history
-        (C-242)."""
+        """A frame of an upstream leg. Any other leg than the live, the next and the leaving one is
+        history (C-242)."""
         self._at(now)
         known = next((k for k in (self.live, self.next) if k is not None and k.number == leg), None)
         if known is None:
+            if self.leaving is not None and self.leaving.number == leg:
+                rollover.leaving_tells(self, self.leaving, event)
             return self._settled()
         if isinstance(event, Unparsable):
             self._unreadable(event, known)
@@ -598,6 +600,8 @@ class Session(State, kw_only=True):
                 rollover.prepare(self)
             case Timer.SWITCH:
                 rollover.overdue(self)
+            case Timer.WORDS:
+                rollover.words_overdue(self)
             case Timer.PAUSE:
                 pass  # see rollover.proceed
             case Timer.NEARLY_OVER:

@@ -97,7 +97,7 @@ def _about_ours(s: State, error: realtime.ErrorDetail, event_id: str) -> bool:
             rounds.output_refused(s, event_id, error.message)
         case [_, "cmt", _]:
             turns.nothing_to_commit(s)
-        case [_, "ctx" | "say" | "trn" | "cnl" | "rsp" | "upd", _]:
+        case [_, "ctx" | "was" | "say" | "trn" | "cnl" | "rsp" | "upd", _]:
             pass  # C-153; one entry of the history less; answered already
         case _:
             return False

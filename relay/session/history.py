@@ -68,21 +68,29 @@ def called(s: State, item: realtime.Item) -> None:
     )
 
 
-def left(s: State) -> None:
-    """The upstream that chose the ids is gone, and the next one may choose the same for others."""
+def left(s: State) -> dict[str, str]:
+    """The upstream that chose the ids is gone, and the next one may choose the same for others.
+    Returns what they are called now."""
     names: dict[str, str] = {}
     for entry in s.log:
         if entry.id is not None and not s.chose(entry.id):
             names[entry.id] = entry.id = s.new_id("was")
     s.unwritten = {names.get(item, item): audio for item, audio in s.unwritten.items()}
     s.playback.renamed(names)
+    return names
 
 
 def replay(s: State) -> list[realtime.Item]:
     """The items to tell a new upstream, oldest first: what says nothing is left out. A turn whose
-    words were lost before they were written down is told as it was heard."""
-    told = (_as_audio(s, entry) if is_audio(s, entry) else entry for entry in s.log)
-    return [entry for entry in told if entry.type != "message" or entry.content]
+    words were lost before they were written down is told as it was heard, under its name in the
+    log: should the upstream write it down, it is known what that is about."""
+    told: list[realtime.Item] = []
+    for entry in s.log:
+        if is_audio(s, entry):
+            told.append(_as_audio(s, entry))
+        elif entry.type != "message" or entry.content:
+            told.append(msgspec.structs.replace(entry, id=s.new_id("ctx")))
+    return told
 
 
 def is_audio(s: State, item: realtime.Item) -> bool:

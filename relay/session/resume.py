@@ -27,7 +27,8 @@ def back(
     """The client has been welcomed on another connection. `message`: it has sent Settings there;
     `repeated`: the same as before, so that nothing changes."""
     s.admission = admission
-    s.live = s.next = None
+    s.live = s.next = s.leaving = None
+    s.disarm(Timer.WORDS)
     s.poisoned = False
     phases.start_over(s)
     _take_leave(s)

@@ -7,12 +7,17 @@ service until the new one stands by and the conversation pauses.
 """
 
 import math
+from typing import TypeAlias
+
+import msgspec
 
 from relay import realtime, settings, voice_agent
+from relay.frames import Unknown, Unparsable
 from relay.session import history, phases, responses, rounds, text, turns, updates
 from relay.session.actions import Hangup
 from relay.session.facts import Loss, UpstreamGone
 from relay.session.state import (
+    Leaving,
     Leg,
     LegPhase,
     Reason,
@@ -21,8 +26,13 @@ from relay.session.state import (
     Timer,
     TurnPhase,
     Updating,
+    UserItem,
     Want,
 )
+
+Wordless: TypeAlias = dict[str, tuple[str, UserItem]]
+"""The user's turns of which a leg owes the words, by its name for them: that in the log, and what
+is known of them."""
 
 MAX_DURATION = "maximum duration"
 """In the reason of close 1001, which is all that tells it from any other (2.1)."""
@@ -69,6 +79,8 @@ def leg_gone(s: State, number: int, gone: UpstreamGone) -> None:
             s.fail("INTERNAL_SERVER_ERROR", "The connection to the upstream was lost.", 1011)
     elif s.next is not None and s.next.number == number:
         _attempt_failed(s, s.next, gone)
+    elif s.leaving is not None and s.leaving.number == number:
+        _forget(s, s.leaving)
 
 
 def step_timed_out(s: State) -> None:
@@ -107,6 +119,38 @@ def overdue(s: State) -> None:
         _hang_up(s, s.live, "session about to end")
 
 
+def leaving_tells(
+    s: State, leg: Leaving, event: realtime.ServerEvent | Unknown | Unparsable
+) -> None:
+    """All that the leg before is listened to for: what the user said (C-121)."""
+    match event:
+        case (
+            realtime.ConversationItemInputAudioTranscriptionDelta()
+            | realtime.ConversationItemInputAudioTranscriptionCompleted()
+            | realtime.ConversationItemInputAudioTranscriptionFailed()
+        ) if event.item_id in leg.names:
+            told = msgspec.structs.replace(event, item_id=leg.names[event.item_id])
+            match told:
+                case realtime.ConversationItemInputAudioTranscriptionDelta():
+                    text.transcribing(s, told)
+                    return
+                case realtime.ConversationItemInputAudioTranscriptionCompleted():
+                    text.transcribed(s, told)
+                case realtime.ConversationItemInputAudioTranscriptionFailed():
+                    text.not_transcribed(s, told)
+            del leg.names[event.item_id]
+            if not leg.names:
+                _dismiss(s, leg)
+        case _:
+            pass  # the next one answers
+
+
+def words_overdue(s: State) -> None:
+    """The leg before did not write down all that it heard."""
+    assert s.leaving is not None
+    _dismiss(s, s.leaving)
+
+
 def redial(s: State) -> None:
     """The pause after a failed attempt is over."""
     phases.dial(s, _wanted(s))
@@ -123,7 +167,7 @@ def proceed(s: State) -> None:
         return
     _prepare_wanted(s)
     if s.next is not None and s.next.phase is LegPhase.STANDBY and _is_idle(s):
-        pause_at = max(s.playback.play_end, _words_awaited_until(s))
+        pause_at = max(s.playback.play_end, _written_down_by(s.user_items))
         if s.now >= pause_at:
             _switch(s, s.next)
         else:
@@ -134,9 +178,13 @@ def proceed(s: State) -> None:
 
 
 def _lost(s: State) -> None:
-    """The live leg is gone. What it owed is wanted again on the next one."""
+    """The live leg is gone. What it owed is wanted again on the next one, but for the words of a
+    turn that were not written down: the client is never told them. An upstream writes down what is
+    committed in its input buffer, not what it is told as an item, as the turn is told to the next
+    one (`history.replay`). To have it there, the turn would have to be said again: the upstream
+    would look for its end anew, may find another, and answers what perhaps was answered already."""
     s.warn("THINK_REQUEST_FAILED", "The connection to the upstream was lost and is rebuilt.")
-    gone = _leave(s)
+    gone, _ = _leave(s)
     if s.next is not None and s.next.phase is LegPhase.STANDBY:
         _switch(s, s.next)
     elif s.next is None:
@@ -214,11 +262,11 @@ def _is_idle(s: State) -> bool:
     return not owed and s.turn is TurnPhase.IDLE
 
 
-def _words_awaited_until(s: State) -> float:
+def _written_down_by(users: dict[str, UserItem]) -> float:
     """The client has been told by then what the user said, or is not told it any more."""
     committed = [
         user.committed_at
-        for user in s.user_items.values()
+        for user in users.values()
         if user.pending and user.committed_at is not None
     ]
     return max(committed, default=-math.inf) + WRITTEN_DOWN_S
@@ -226,15 +274,17 @@ def _words_awaited_until(s: State) -> float:
 
 def _switch(s: State, leg: Leg) -> None:
     """The leg becomes the live one and is told what was said (C-186)."""
-    if (old := _leave(s)) is not None:
-        s.act(Hangup(old.number))
+    cut = s.response
+    old, wordless = _leave(s)
+    if old is not None:
+        _let_go(s, old, wordless, cut)
     s.next = None
     phases.go_live(s, leg)
     s.plan = leg.plan
     items = history.replay(s)
     s.note("info", "upstream_switched", leg=leg.number, items=len(items))
     for item in items:
-        s.place(phases.identified(item, s.new_id("ctx")))
+        s.place(item)
     if s.returned:
         _catch_up(s)
     if s.changing is not None:
@@ -267,20 +317,49 @@ def _catch_up(s: State) -> None:
     rounds.announce_again(s)
 
 
-def _leave(s: State) -> Leg | None:
+def _let_go(s: State, leg: Leg, wordless: Wordless, cut: Response | None) -> None:
+    """Hang up a leg that works. If it has not told the words of a turn yet, it is listened to for a
+    while: nobody else can."""
+    users = dict(wordless.values())
+    until = _written_down_by(users)
+    if until <= s.now:
+        s.act(Hangup(leg.number))
+        return
+    if s.leaving is not None:
+        _dismiss(s, s.leaving)
+    if cut is not None:
+        event_id = s.new_id("cnl", leg)
+        s.ask(realtime.ResponseCancel(event_id=event_id, response_id=cut.id), leg)
+    s.leaving = Leaving(number=leg.number, names={item: wordless[item][0] for item in wordless})
+    s.user_items = users
+    s.arm_at(Timer.WORDS, until)
+
+
+def _dismiss(s: State, leg: Leaving) -> None:
+    s.act(Hangup(leg.number))
+    _forget(s, leg)
+
+
+def _forget(s: State, leg: Leaving) -> None:
+    s.leaving = None
+    s.disarm(Timer.WORDS)
+    for item in leg.names.values():
+        text.not_told(s, item)
+
+
+def _leave(s: State) -> tuple[Leg | None, Wordless]:
     """Nothing goes to the live leg any more, and nothing comes from it. Returns the leg, if there
-    was one."""
+    was one, and the user's turns of which it owed the words."""
     leg, s.live = s.live, None
-    if leg is not None:
-        settle(s)
-    return leg
+    return (leg, settle(s)) if leg is not None else (None, {})
 
 
-def settle(s: State) -> None:
-    """What a leg that is gone owed becomes a want; what it was told stays in the history."""
+def settle(s: State) -> Wordless:
+    """What a leg that is gone owed becomes a want; what it was told stays in the history. Returns
+    the user's turns of which it owed the words."""
     spoken = s.user_items.get(s.turn_item)
     if s.turn is TurnPhase.WAITING and spoken is not None and spoken.committed_at is None:
-        turns.said(s, s.turn_item)  # its commit was on the way
+        turns.said(s, s.turn_item).committed_at = s.now  # its commit was on the way
         for want in s.wants:
             want.waits_for_commit = False
     again = _owed(s)
@@ -302,7 +381,7 @@ def settle(s: State) -> None:
     if s.gathered:
         s.held.insert(0, s.gathered)
         s.gathered = b""
-    _forget_names(s)
+    wordless = _forget_names(s)
     s.unacknowledged = ()
     s.told_bytes = s.committed_bytes = s.bad_audio = s.bad_frames = 0
     s.commit_bytes = None
@@ -318,16 +397,22 @@ def settle(s: State) -> None:
         Timer.SWITCH,
         Timer.PAUSE,
     )
+    return wordless
 
 
-def _forget_names(s: State) -> None:
+def _forget_names(s: State) -> Wordless:
     """An upstream may choose the ids that the one before it chose for something else (C-242)."""
+    names, users = history.left(s), s.user_items
     s.user_items = {}
     s.ended, s.past_items, s.past_calls, s.usage.billed = (), (), (), ()
     s.measured.item = ""
     for round_ in s.rounds:
         round_.response = None
-    history.left(s)
+    return {
+        item: (names[item], user)
+        for item, user in users.items()
+        if item in names and user.pending and user.committed_at is not None
+    }
 
 
 def _merged(wants: list[Want]) -> list[Want]:

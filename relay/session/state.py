@@ -109,6 +109,8 @@ class Timer(enum.Enum):
     """The upstream's session ends before long: prepare the next."""
     SWITCH = "switch"
     """The upstream's session is about to end: switch now."""
+    WORDS = "words"
+    """The upstream before has had the time to write down what it heard."""
     PAUSE = "pause"
     """The agent's audio has been played and the user's words were waited for: a planned switch may
     be possible."""
@@ -156,6 +158,14 @@ class Leg(msgspec.Struct, kw_only=True):
         """The plan, where there must be one."""
         assert self.plan is not None
         return self.plan
+
+
+class Leaving(msgspec.Struct, kw_only=True):
+    """The leg before the live one, which works, and still writes down what it heard."""
+
+    number: int
+    names: dict[str, str]
+    """Its items of which it owes the words, and what they are called in the log now."""
 
 
 class TurnPhase(enum.Enum):
@@ -389,6 +399,7 @@ class Kept(msgspec.Struct, kw_only=True):
     """Why the last attempt failed."""
     live: Leg | None = None
     next: Leg | None = None
+    leaving: Leaving | None = None
 
     # turns
     turn: TurnPhase = TurnPhase.IDLE
@@ -613,5 +624,5 @@ class State(Kept, kw_only=True):
     def end(self) -> None:
         """Nothing happens any more."""
         self.closed = True
-        self.live = self.next = None
+        self.live = self.next = self.leaving = None
         self.deadlines.clear()

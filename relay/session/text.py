@@ -128,6 +128,12 @@ def not_transcribed(
     _resolved(s, event.item_id, user_item(s, event.item_id))
 
 
+def not_told(s: State, item: str) -> None:
+    """Nobody will tell the text of this item any more."""
+    if (user := s.user_items.get(item)) is not None:
+        _resolved(s, item, user)
+
+
 def _measured(s: State, item: str, user: UserItem, stt: float) -> None:
     """Into the report of the turn it belongs to, and of no other, though that be held already."""
     user.stt = stt
