@@ -23,9 +23,10 @@ def main() -> int:
     if len(cpus) < 2:
         print("scripts/bench: needs a core for the generator besides the contestant's")
         return 2
+    generator = cpus[0] if asked.generator_cpu is None else asked.generator_cpu
     bench = Bench(
-        cpus[-1] if asked.cpu is None else asked.cpu,
-        cpus[0] if asked.generator_cpu is None else asked.generator_cpu,
+        [cpu for cpu in cpus if cpu != generator] if asked.cpu is None else [asked.cpu],
+        generator,
         asked.seconds,
         asked.warm,
         asked.spin,
@@ -54,7 +55,7 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="every contestant once in each (5)")
     add("--no-capacity", dest="capacity", action="store_false", help="do not look for the limits")
     add("--relay-option", action="append", default=[], metavar="OPTION", help="for relay serve")
-    add("--cpu", type=int, help="core for the contestants (the last one)")
+    add("--cpu", type=int, help="core for the contestants (the last ones)")
     add("--generator-cpu", type=int, help="core for the load generator (the first one)")
     add("--spin", action="store_true", help="the generator never sleeps (docs/BENCHMARK.md)")
     add("--out", type=Path, default=Path(".bench/results"), help="directory for the results")
@@ -86,10 +87,10 @@ def measured(
         print(f"round {number + 1} of {rounds}", flush=True)
         first = number % len(chosen)
         for contestant in [*chosen[first:], *chosen[:first]]:
-            run = bench.load(contestant, sessions)
+            run = bench.load(contestant, sessions * contestant.workers)
             runs.append(run)
             _tell(run, number)
-            for higher in also:
+            for higher in also if contestant.workers == 1 else ():
                 if run.load.us_per_frame * FRAMES_PER_S * higher < 0.9e6:
                     more.append(bench.load(contestant, higher))
                     _tell(more[-1], number)
@@ -106,7 +107,7 @@ def limits(bench: Bench, chosen: list[Contestant], runs: list[Run]) -> list[Capa
     print("most sessions on one core with p99 under 20 ms", flush=True)
     found = []
     for contestant in chosen:
-        if contestant.adds:
+        if contestant.adds or contestant.workers > 1:
             continue
         own = [run.load.us_per_frame for run in runs if run.contestant == contestant.name]
         begin = max(1, int(0.5e6 / FRAMES_PER_S / min(own)))
@@ -129,7 +130,8 @@ def write(
     stem = asked.out / now.strftime("%Y%m%d-%H%M%S")
     head = "; ".join(f"{key} {value}" for key, value in machine.items())
     stem.with_suffix(".md").write_text(f"{now:%Y-%m-%d}. {head}.\n\n{text}\n")
-    stem.with_suffix(".svg").write_text(report.plot(runs))
+    if alone := report.without_workers(runs):  # else there is nothing to compare
+        stem.with_suffix(".svg").write_text(report.plot(alone))
     everything = {
         "at": now.isoformat(),
         "machine": machine,

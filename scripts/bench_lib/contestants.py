@@ -26,11 +26,14 @@ class Contestant:
     """The upstream is wss."""
     adds: tuple[str, float] | None = None
     """What is measured by the difference to relay itself, and the most µs that it may be."""
+    workers: int = 1
+    """Processes that share the work; each has as many sessions as the others' one has."""
 
     def command(self, port: int, upstream_url: str, relay_options: list[str]) -> list[str]:
         if self.program == RELAY:
             address = ["--listen", f"127.0.0.1:{port}", "--upstream", upstream_url]
-            return [*self.program, *address, *relay_options]
+            workers = ["--workers", str(self.workers)] if self.workers > 1 else []
+            return [*self.program, *address, *workers, *relay_options]
         return [*self.program, str(port), upstream_url, *self.options]
 
 
@@ -82,5 +85,7 @@ CONTESTANTS = {
             tls=True,
             adds=("TLS upstream adds, µs per frame", 5.0),
         ),
+        Contestant("relay-2-workers", "relay, 2 workers", RELAY, workers=2),
+        Contestant("relay-4-workers", "relay, 4 workers", RELAY, workers=4),
     )
 }

@@ -20,6 +20,8 @@ def noisy(run: Run) -> bool:
     """Whether others on this machine are in the figures."""
     load = run.load
     waited = load.wait_us_per_frame > 0.1 * load.us_per_frame
+    if CONTESTANTS[run.contestant].workers > run.cores:
+        waited = False  # for each other
     return waited or run.steal > 0.02 or load.generator_lag_p99_ms > 5
 
 
@@ -41,10 +43,17 @@ def capacity_line(found: Capacity) -> str:
 
 def tables(runs: list[Run], more: list[Run], capacities: list[Capacity]) -> str:
     """Everything, as Markdown."""
-    parts = [cost(runs), latency(runs)]
+    alone = without_workers(runs)
+    parts = [cost(alone), latency(alone)] if alone else []
     parts += [latency(at) for at in _by_sessions(more)]
-    parts += [sessions(runs, capacities), goals(runs, more, capacities), caution([*runs, *more])]
+    parts += [sessions(alone, capacities), goals(alone, more, capacities)] if alone else []
+    parts += [scaling(runs), caution([*runs, *more])]
     return "\n\n".join(part for part in parts if part)
+
+
+def without_workers(runs: list[Run]) -> list[Run]:
+    """Those of one process, all under the same load."""
+    return [run for run in runs if CONTESTANTS[run.contestant].workers == 1]
 
 
 def caution(runs: list[Run]) -> str:
@@ -138,6 +147,44 @@ def sessions(runs: list[Run], capacities: list[Capacity]) -> str:
         "RSS kB, active",
         "RSS MB without any",
         "s to listen",
+    ]
+    return _table(head, rows)
+
+
+def scaling(runs: list[Run]) -> str:
+    """What it costs to share the work out: sessions grow with the workers, so each worker has the
+    same to do."""
+    if len(without_workers(runs)) == len(runs):
+        return ""
+    rows = []
+    for name, own in _grouped(runs):
+        contestant = CONTESTANTS[name]
+        several = contestant.workers > 1
+        if several or name == "relay":
+            shares = [sorted(run.cpu_s[1:]) for run in own]
+            rows.append(
+                [
+                    contestant.title,
+                    str(own[0].load.sessions),
+                    str(own[0].cores),
+                    _spread([run.load.us_per_frame for run in own]),
+                    _spread([run.load.wait_us_per_frame for run in own]),
+                    _spread([max(run.load.up.p99_ms, run.load.down.p99_ms) for run in own], 2),
+                    f"{median(run.cpu_s[0] / sum(run.cpu_s) for run in own):.1%}"
+                    if several
+                    else "",
+                    _spread([each[0] / each[-1] for each in shares], 2) if several else "",
+                ]
+            )
+    head = [
+        "sharing the work",
+        "sessions",
+        "cores",
+        BEST_US,
+        "waiting for a core, µs per frame",
+        "p99, ms",
+        "of it the parent's",
+        "CPU of the least busy worker / of the busiest",
     ]
     return _table(head, rows)
 

@@ -80,7 +80,10 @@ class Run(msgspec.Struct):
     start_s: float = 0.0
     """From its exec to its listening."""
     steal: float = 0.0
-    """Share of its core that the hypervisor gave to others."""
+    """Share of its cores that the hypervisor gave to others."""
+    cores: int = 1
+    cpu_s: list[float] = []
+    """Of each of its processes, the first one first, since it listens."""
 
 
 class Capacity(msgspec.Struct):
@@ -100,7 +103,8 @@ class Capacity(msgspec.Struct):
 class Bench:
     """Where and how hard."""
 
-    contestant_cpu: int
+    contestant_cpus: list[int]
+    """One process has the last of them; several have one each, if there are so many."""
     generator_cpu: int
     seconds: float
     warm_s: float
@@ -109,13 +113,21 @@ class Bench:
 
     def load(self, contestant: Contestant, sessions: int) -> Run:
         """Raises `Failed`."""
+        cpus = self.cpus(contestant)
         with _serving(self, contestant) as served:
-            before = _steal(self.contestant_cpu)
+            before, spent = _steal(cpus), _cpu_s(served.process.pid)
             run = msgspec.json.decode(self._generator(served, sessions, self.seconds), type=Run)
-            run.steal = _steal(self.contestant_cpu) - before
+            run.steal = (_steal(cpus) - before) / len(cpus)
+            run.cpu_s = [
+                cpu_s - spent.get(pid, 0.0) for pid, cpu_s in _cpu_s(served.process.pid).items()
+            ]
         run.steal /= max(served.seconds, 1e-9)
-        run.contestant, run.start_s = contestant.name, served.start_s
+        run.contestant, run.start_s, run.cores = contestant.name, served.start_s, len(cpus)
         return run
+
+    def cpus(self, contestant: Contestant) -> list[int]:
+        """Its cores."""
+        return self.contestant_cpus[-contestant.workers :]
 
     def capacity(self, contestant: Contestant, begin: int, growth: float = 1.08) -> Capacity:
         """From `begin` sessions on, each step `growth` times the one before; raises `Failed`."""
@@ -149,7 +161,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[served.mock.fileno()],
-            preexec_fn=lambda: _settle(self.generator_cpu),
+            preexec_fn=lambda: _settle([self.generator_cpu]),
         )
         try:
             output, complaint = process.communicate(timeout=patience_s)
@@ -200,7 +212,7 @@ def _serving(bench: Bench, contestant: Contestant) -> Iterator[_Served]:
         began = time.monotonic()
         command = contestant.command(port, url, bench.relay_options)
         trusted = {"SSL_CERT_FILE": str(AUTHORITY)} if contestant.tls else {}
-        process = _start(command, output, bench.contestant_cpu, trusted)
+        process = _start(command, output, bench.cpus(contestant), trusted)
         served = _Served(contestant, process, mock, port, log)
         try:
             _await_listener(served, began)
@@ -212,7 +224,7 @@ def _serving(bench: Bench, contestant: Contestant) -> Iterator[_Served]:
 
 
 def _start(
-    command: list[str], output: IO[bytes], cpu: int, trusted: dict[str, str]
+    command: list[str], output: IO[bytes], cpus: list[int], trusted: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return subprocess.Popen(
@@ -221,7 +233,7 @@ def _start(
         stdout=output,
         stderr=subprocess.STDOUT,
         env={**kept, "NODE_ENV": "production", **trusted},
-        preexec_fn=lambda: _settle(cpu),
+        preexec_fn=lambda: _settle(cpus),
     )
 
 
@@ -233,9 +245,9 @@ def _make_certificate() -> None:
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(TLS_PEM))
 
 
-def _settle(cpu: int) -> None:
-    """In the child: one core, and no life beyond ours."""
-    os.sched_setaffinity(0, {cpu})
+def _settle(cpus: list[int]) -> None:
+    """In the child: these cores, and no life beyond ours."""
+    os.sched_setaffinity(0, cpus)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -267,10 +279,22 @@ def _await_listener(served: _Served, began: float) -> None:
     served.began = time.monotonic()
 
 
-def _steal(cpu: int) -> float:
-    """Seconds of a core that its virtual machine did not get."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *ticks = line.split()
-        if name == f"cpu{cpu}":
-            return int(ticks[7]) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+def _steal(cpus: list[int]) -> float:
+    """Seconds of these cores that their virtual machine did not get."""
+    names = {f"cpu{cpu}" for cpu in cpus}
+    lines = map(str.split, Path("/proc/stat").read_text().splitlines())
+    return sum(int(ticks[7]) for name, *ticks in lines if name in names) / _TICKS_PER_S
+
+
+def _cpu_s(pid: int) -> dict[int, float]:
+    """CPU time of a process and of each of its children."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for thread in threads for child in thread.read_text().split()]
+    spent = {}
+    for each in [pid, *children]:
+        ticks = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13]
+        spent[each] = sum(map(int, ticks)) / _TICKS_PER_S
+    return spent
+
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
