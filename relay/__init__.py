@@ -48,3 +48,9 @@ Simulator
 
 Which room may import which is a lint rule (`[tool.ruff.lint.flake8-tidy-imports]`).
 """
+
+import os
+
+# numpy's BLAS would start a thread for each core of the machine, in each worker. What is multiplied
+# here is far too small to be shared out.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

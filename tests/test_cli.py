@@ -463,6 +463,15 @@ async def test_the_simulator_alone_listens_and_stops(
         assert await simulator.ended() == 0
 
 
+def test_what_is_imported_starts_no_threads() -> None:
+    shown = "import os, relay.server; print(len(os.listdir('/proc/self/task')))"
+    environment = {name: os.environ[name] for name in os.environ if name != "OPENBLAS_NUM_THREADS"}
+    started = subprocess.run(
+        [sys.executable, "-c", shown], capture_output=True, check=True, env=environment
+    )
+    assert started.stdout == b"1\n"
+
+
 def test_ctrl_c_while_modules_are_imported_just_ends_the_process() -> None:
     shown = "import signal, relay.__main__; print(signal.getsignal(signal.SIGINT).name)"
     started = subprocess.run([sys.executable, "-c", shown], capture_output=True, check=True)

@@ -158,7 +158,7 @@ def _as_float(samples: npt.NDArray[Any]) -> bytes:
 def _to_int16(samples: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     if samples.dtype == _INT16:
         return samples
-    within = _saturated(samples)
+    within = samples.clip(_LOWEST, _HIGHEST, out=samples)  # ours, and nobody's any more
     whole: npt.NDArray[np.int16] = np.rint(within, out=within).astype(_INT16)
     return whole
 
