@@ -158,7 +158,7 @@ class _Bridge:
         self._seat = seat
         self._handed_on = False  # the conversation may go on elsewhere
         self._wall = wall
-        self._now = trio.lowlevel.current_clock().current_time  # trio's own goes through three more
+        self._clock = trio.lowlevel.current_clock()  # trio's own way to it goes through three more
         self._upstreams: dict[int, _Upstream] = {}  # those not hung up
         self._calls: dict[str, trio.CancelScope] = {}
         self._ears_and_mouth: _EarsAndMouth | None = None
@@ -263,7 +263,7 @@ class _Bridge:
         session, edge = self._session, self._ears_and_mouth
         chunk = edge.ears.feed(frame) if edge else None
         if chunk is not None:
-            audio = session.client_audio(chunk, self._now())
+            audio = session.client_audio(chunk, self._clock.current_time())
             if audio is not None and session.live is not None:
                 self._append(session.live.number, audio)
                 return
@@ -344,7 +344,7 @@ class _Bridge:
         self, number: int, event: realtime.ServerEvent | Unknown | Unparsable
     ) -> None:
         if isinstance(event, realtime.ResponseOutputAudioDelta) and self._ears_and_mouth:
-            audio = self._session.upstream_audio(number, event, self._now())
+            audio = self._session.upstream_audio(number, event, self._clock.current_time())
             if audio is not None:
                 self._say(self._ears_and_mouth.spoken(audio))
                 return
@@ -606,6 +606,8 @@ class _Bridge:
 
 class _Upstream:
     """An upstream leg from its Dial to its Hangup."""
+
+    __slots__ = ("leg", "scope", "shedding")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()

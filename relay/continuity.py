@@ -354,6 +354,12 @@ class Continuity:
 class Visit:
     """One connection, as far as its conversation may outlive it."""
 
+    # fmt: off
+    __slots__ = (
+        "_books", "_connection", "_left", "_over", "_wall", "superseded", "undecided", "watched",
+    )
+    # fmt: on
+
     def __init__(
         self, books: Books, connection: str, *, wall: Callable[[], float] = time.time
     ) -> None:

@@ -27,6 +27,8 @@ class Line(trio.abc.HalfCloseableStream):
     """A connection to a peer. Failures are trio's: BrokenResourceError when it broke,
     ClosedResourceError when we closed it."""
 
+    __slots__ = ("bytes_in", "bytes_out")
+
     immediate = True
     """Whether `begin` ever takes anything."""
     descriptor: int | None = None
@@ -120,6 +122,8 @@ class StreamLine(Line):
 
 class SocketLine(Line):
     """Over a TCP socket, which it takes from its stream."""
+
+    __slots__ = ("_fd", "_socket", "descriptor")
 
     def __init__(self, stream: "trio.SocketStream | SocketLine") -> None:
         super().__init__()

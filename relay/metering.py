@@ -177,6 +177,12 @@ class Metering:
 class Seat:
     """One connection's place."""
 
+    # fmt: off
+    __slots__ = (
+        "_bytes", "_frames", "_left", "_metering", "beside", "client", "connection", "usage",
+    )
+    # fmt: on
+
     def __init__(self, metering: Metering, client: str, connection: str = "") -> None:
         self._metering = metering
         self.client = client

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 import structlog
@@ -243,12 +243,14 @@ class Relay:
         """`prepare` opens what a new value needs before it is served, or refuses it with
         `ConfigError`."""
         self._current = current
-        self._switched = switched
         self._converse = converse
         self._places = Places(listeners)
         self._prepare = prepare
         self.metering = metering or Metering(current.value.rules, current.value.config.prices)
         """How much is used, and by whom."""
+        self._serve = partial(
+            wire.serve_connection, route=self.route, report=self._report, switchboard=switched
+        )
         self._going_away = bridge.GoingAway()
         self._accepting = trio.CancelScope()
         self._accepted_ended = trio.Event()
@@ -319,9 +321,7 @@ class Relay:
         try:
             if tls := self.served.tls:
                 stream = await wire.secured(cast("SocketLine", stream), tls)
-            await wire.serve_connection(
-                stream, self.route, self._report, switchboard=self._switched
-            )
+            await self._serve(stream)
         except wire.HandshakeFailed as failure:
             self.watch.metrics.handshakes_failed.add(1)
             log.info("handshake failed", reason=failure.reason, peer=failure.peer)
@@ -527,7 +527,7 @@ class Conversations:
         visit = self._books.visit(admitted.request_id, claim)
         endpoints = self._endpoints
         calling = endpoints.for_session() if endpoints else bridge.no_functions
-        traced = observer.trace_headers if served.config.upstream.trace_context else {}
+        traced = observer.trace_headers if served.config.upstream.trace_context else _NONE
         dial = partial(self._dial, served, traced)
         return bridge.run(
             leg,
@@ -556,6 +556,9 @@ class Conversations:
             ssl_context=chosen.trust,
             switchboard=self._switched,
         )
+
+
+_NONE: Final[Mapping[str, str]] = {}
 
 
 async def _simulated(served: Served, nursery: trio.Nursery) -> Address | None:

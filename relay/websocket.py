@@ -67,6 +67,13 @@ class End:
 class Incoming:
     """What comes in. Feed it bytes; take what they meant out of `messages`, `pings` and `pongs`."""
 
+    # fmt: off
+    __slots__ = (
+        "_held", "_key_bytes", "_mask_bit", "_max_message", "_message", "_missing", "end",
+        "messages", "pings", "pongs",
+    )
+    # fmt: on
+
     def __init__(self, *, masked: bool, max_message: int) -> None:
         """`masked`: the peer is a client. `max_message`: bytes; above, the end is 1009."""
         self.messages: list[str | bytes] = []

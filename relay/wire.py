@@ -254,15 +254,16 @@ async def _serve(
     try:
         upgrade = await _answered(stream, route, head_s)
         if upgrade is not None:
-            accept = upgrade.accept
+            over = upgrade.accept.over
             try:
                 leg = await _upgraded(stream, upgrade, kept_up, switchboard)
-                del upgrade  # all that is asked there is answered, and a connection lasts long
                 if leg is not None:
+                    conversation = upgrade.accept.conversation(leg)
+                    del upgrade  # nothing of a request is kept: a connection lasts long
                     async with leg:
-                        await accept.conversation(leg)
+                        await conversation
             finally:
-                accept.over()
+                over()
     except* LegGone:
         pass  # The peer left, and the conversation let it show.
     except* Exception as faults:
@@ -313,11 +314,13 @@ def dial(
     address = _Address.of(url)
 
     async def connect(kept_up: Upkeep) -> Leg:
-        deadline = trio.current_time() + deadline_s
-        stream = await _connected(address, ssl_context, deadline, deadline_s)
-        opened = await _asked(stream, address, headers, deadline, subprotocols)
-        line = line_over(stream)
-        return Leg(line, limits, kept_up, switchboard, client=True, opened=opened)
+        stream: trio.abc.Stream | None = None
+        with trio.move_on_after(deadline_s):
+            stream = await _connected(address, ssl_context)
+            opened = await _asked(stream, address, headers, subprotocols)
+            line = line_over(stream)
+            return Leg(line, limits, kept_up, switchboard, client=True, opened=opened)
+        raise DialFailed(None, _LATE if stream else f"no connection within {deadline_s:g} s")
 
     return _dialled(connect, switchboard)
 
@@ -334,13 +337,15 @@ def dial_over(
     address = _Address.of(url)
 
     async def connect(kept_up: Upkeep) -> Leg:
-        deadline = trio.current_time() + deadline_s
-        opened = await _asked(stream, address, headers, deadline, ())
-        return Leg(line_over(stream), limits, kept_up, None, client=True, opened=opened)
+        with trio.move_on_after(deadline_s):
+            opened = await _asked(stream, address, headers, ())
+            return Leg(line_over(stream), limits, kept_up, None, client=True, opened=opened)
+        raise DialFailed(None, _LATE)
 
     return _dialled(connect, None)
 
 
+_LATE: Final = "no answer to the upgrade in time"
 _Connect: TypeAlias = "Callable[[Upkeep], Awaitable[Leg]]"
 
 
@@ -382,7 +387,6 @@ async def _asked(
     stream: trio.abc.Stream,
     address: "_Address",
     headers: Mapping[str, str] | None,
-    deadline: float,
     subprotocols: Iterable[str],
 ) -> "_Opened":
     """Ask for the upgrade; closes `stream` if there is none."""
@@ -402,7 +406,7 @@ async def _asked(
 
     try:
         try:
-            return await _open(stream, opening, deadline)
+            return await _open(stream, opening)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
@@ -1057,7 +1061,6 @@ _Opening: TypeAlias = Callable[
 async def _open(
     stream: trio.abc.Stream,
     opening: _Opening,
-    deadline: float,
     head: bytes = b"",
     early: bytes = b"",
 ) -> _Opened:
@@ -1065,15 +1068,14 @@ async def _open(
     hands = _Hands(stream, head, early)
     fault: BaseException | None = None
     try:
-        with trio.CancelScope(deadline=deadline):
-            async with trio.open_nursery() as nursery:
-                connection = await opening(nursery, hands)
-                subprotocol = connection.subprotocol
-                # The library's reader is not needed any more; and from here on a cancellation finds
-                # a leg that can say goodbye.
-                nursery.cancel_scope.shield = True
-                nursery.cancel_scope.cancel()
-            return _Opened(subprotocol, hands.early)
+        async with trio.open_nursery() as nursery:
+            connection = await opening(nursery, hands)
+            subprotocol = connection.subprotocol
+            # The library's reader is not needed any more; and from here on a cancellation finds a
+            # leg that can say goodbye.
+            nursery.cancel_scope.shield = True
+            nursery.cancel_scope.cancel()
+        return _Opened(subprotocol, hands.early)
     except* Exception as faults:
         fault = _leaf(faults)
     raise _NotOpened from fault
@@ -1137,7 +1139,7 @@ class _Hands(trio.abc.Stream):
 
 
 class _NotOpened(Exception):
-    """The handshake did not succeed; the cause is chained, none means time."""
+    """The handshake did not succeed; the cause is chained."""
 
 
 class _Vanished(Exception):
@@ -1220,14 +1222,14 @@ async def _upgraded(
         )
 
     try:
-        deadline, head = trio.current_time() + HEAD_S, _clean_head(upgrade)
-        opened = await _open(stream, opening, deadline, head, upgrade.early)
+        with trio.move_on_after(HEAD_S):
+            opened = await _open(stream, opening, _clean_head(upgrade), upgrade.early)
+            line = line_over(stream)
+            return Leg(line, accept.limits, kept_up, switchboard, client=False, opened=opened)
     except _NotOpened as failure:
-        if isinstance(failure.__cause__, _Vanished | None):
-            return None
-        raise
-    line = line_over(stream)
-    return Leg(line, accept.limits, kept_up, switchboard, client=False, opened=opened)
+        if not isinstance(failure.__cause__, _Vanished):
+            raise
+    return None
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
@@ -1372,28 +1374,24 @@ class _Address:
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
-async def _connected(
-    address: _Address, ssl_context: ssl.SSLContext | None, deadline: float, deadline_s: float
-) -> trio.abc.Stream:
-    with trio.CancelScope(deadline=deadline):
-        try:
-            tcp = await trio.open_tcp_stream(address.host, address.port)
-        except (OSError, UnicodeError) as error:  # the latter for a name that is none in IDNA
-            raise DialFailed(None, in_words(error)) from error
-        if not address.tls:
-            return tcp
-        tls = TlsLine(tcp, ssl_context or _verifying(), address.host)
-        try:
-            await tls.handshake()
-        except trio.BrokenResourceError as error:
+async def _connected(address: _Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    try:
+        tcp = await trio.open_tcp_stream(address.host, address.port)
+    except (OSError, UnicodeError) as error:  # the latter for a name that is none in IDNA
+        raise DialFailed(None, in_words(error)) from error
+    if not address.tls:
+        return tcp
+    tls = TlsLine(tcp, ssl_context or _verifying(), address.host)
+    try:
+        await tls.handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(tls)
+        raise DialFailed(None, in_words(error)) from error
+    except BaseException:
+        with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(tls)
-            raise DialFailed(None, in_words(error)) from error
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(tls)
-            raise
-        return tls
-    raise DialFailed(None, f"no connection within {deadline_s:g} s")
+        raise
+    return tls
 
 
 @functools.cache
@@ -1405,8 +1403,6 @@ def _verifying() -> ssl.SSLContext:
 
 def _why_not(failure: _NotOpened) -> DialFailed:
     match failure.__cause__:
-        case None:
-            return DialFailed(None, "no answer to the upgrade in time")
         case _Refused(status=status):
             return DialFailed(status, f"HTTP status {status}")
         case _Vanished() as vanished:

@@ -4,6 +4,7 @@ is served, with the peers here; no load on the machine changes it.
 
 import contextlib
 import gc
+import os
 import re
 import socket
 import tracemalloc
@@ -19,7 +20,7 @@ from relay import served, server, websocket
 from relay.config import Config, Listen, Upstream
 from relay.overload import OverloadTable
 
-SESSIONS = 20
+SESSIONS = 30
 TASKS = 3
 """Who holds the connection and keeps its time, and two pumps."""
 MOST_BYTES = 30_000
@@ -49,11 +50,11 @@ class Relayed:
     def __init__(self, address: tuple[str, int], upstream: socket.socket) -> None:
         self._address = address
         self._upstream = upstream
-        self._ends = contextlib.ExitStack()
+        self._ends: list[int] = []  # descriptors only, since what is here is counted as well
 
     async def session(self) -> None:
         """One more, with its Settings applied."""
-        client = self._ends.enter_context(socket.create_connection(self._address))
+        client = socket.create_connection(self._address)
         client.sendall(
             b"GET /v1/agent/converse HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
             b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -62,7 +63,7 @@ class Relayed:
         await heard(client, b"Welcome")
         client.sendall(websocket.message(msgspec.json.encode(SETTINGS).decode(), bytes(4)))
         await trio.lowlevel.wait_readable(self._upstream)
-        upstream = self._ends.enter_context(self._upstream.accept()[0])
+        upstream, _ = self._upstream.accept()
         head = await heard(upstream, b"\r\n\r\n")
         (key,) = re.findall(rb"Sec-WebSocket-Key: (\S+)", head)
         upstream.sendall(
@@ -74,9 +75,11 @@ class Relayed:
         assert upstream.recv(1 << 16)  # session.update
         upstream.sendall(websocket.message(UPDATED.decode(), None))
         await heard(client, b"SettingsApplied")
+        self._ends += client.detach(), upstream.detach()
 
     def leave(self) -> None:
-        self._ends.close()
+        for end in self._ends:
+            os.close(end)
 
 
 async def heard(peer: socket.socket, what: bytes) -> bytes:
@@ -101,7 +104,9 @@ async def relayed() -> AsyncIterator[Relayed]:
         address = listeners[0].socket.getsockname()
         async with server.running(served.build(configured, {}), {}, listeners):
             relay = Relayed(address, upstream)
-            for _ in range(2):  # what is made once only is there
+            # Until what is made once only is there; and Python lays out the instances of a class
+            # for 30 attributes at first, and each next one for one less, down to what is used.
+            for _ in range(SESSIONS):
                 await relay.session()
             yield relay
             relay.leave()
