@@ -111,7 +111,7 @@ class Overview:
             observer.count_traffic()
         for side, legs in (
             ("client", [observer.client for observer in observers]),
-            ("upstream", [leg for observer in observers for leg in observer.upstreams.values()]),
+            ("upstream", [leg for observer in observers for leg in observer.upstreams]),
         ):
             waiting = [leg.unsent_audio_ms / 1000 for leg in legs]
             metrics.outbox_frames.put(sum(leg.unsent_frames for leg in legs), side)
@@ -137,8 +137,6 @@ class Observer:
         follower: Follower | None = None,
     ) -> None:
         self.client = client
-        self.upstreams: dict[int, Counted] = {}
-        """Those that are open."""
         self.about = about
         self._overview = overview
         self._follower = follower
@@ -146,8 +144,8 @@ class Observer:
         self._number = number
         self._began = now
         self._end: str | None = None
-        self._counted: dict[int, list[float]] = {}  # of each leg; 0 is the client's
-        self._dialled: dict[int, float] = {}
+        self._client = _Seen(client)
+        self._upstreams: dict[int, _Seen] = {}  # those being dialled included
         self._settings_at: float | None = None
         self._settings_applied = False
         self._user_speaks = False
@@ -172,6 +170,11 @@ class Observer:
             turns=self._turns,
             barge_ins=self._barge_ins,
         )
+
+    @property
+    def upstreams(self) -> list[Counted]:
+        """Those that are open."""
+        return [seen.line for seen in self._upstreams.values() if seen.line is not None]
 
     @property
     def trace_headers(self) -> dict[str, str]:
@@ -204,27 +207,28 @@ class Observer:
     # -- upstream legs ----------------------------------------------------------------------------
 
     def dialling(self, leg: int, now: float) -> None:
-        self._dialled[leg] = now
+        self._upstreams[leg] = _Seen(None, now)
 
     def opened(self, leg: int, line: Counted, now: float) -> None:
         self._metrics.dials.add(1, "opened")
-        self._metrics.dial.observe(now - self._dialled.pop(leg, now))
-        self.upstreams[leg] = line
+        seen = self._upstreams[leg]
+        seen.line = line
+        self._metrics.dial.observe(now - seen.dialled)
         self._opened += 1
 
     def not_opened(self, leg: int, *, refused: bool) -> None:
         """`refused`: by an HTTP status."""
-        del self._dialled[leg]
+        del self._upstreams[leg]
         self._metrics.dials.add(1, "refused" if refused else "unreachable")
 
     def upstream_over(self, leg: int) -> None:
         """Nothing of it is left: it was open, or was hung up before."""
-        line = self.upstreams.pop(leg, None)
-        if line is not None:
-            self._count(leg, line, "upstream")
-            del self._counted[leg]
-        elif self._dialled.pop(leg, None) is not None:
+        seen = self._upstreams.pop(leg, None)
+        if seen is None:
+            return
+        if seen.line is None:
             self._metrics.dials.add(1, "abandoned")
+        self._count(seen, "upstream")
 
     # -- what is said -----------------------------------------------------------------------------
 
@@ -298,8 +302,9 @@ class Observer:
     def over(self, now: float) -> None:
         """Nothing of the connection is left."""
         self.count_traffic()
-        for leg in list(self._dialled):
-            self.upstream_over(leg)
+        for leg, seen in list(self._upstreams.items()):
+            if seen.line is None:
+                self.upstream_over(leg)
         self._metrics.sessions_ended.add(1, self.end)
         self._metrics.session_duration.observe(now - self._began)
         self._overview.ended(self._number)
@@ -308,9 +313,9 @@ class Observer:
 
     def count_traffic(self) -> None:
         """Take in what the open legs have counted."""
-        self._count(0, self.client, "client")
-        for number, line in self.upstreams.items():
-            self._count(number, line, "upstream")
+        self._count(self._client, "client")
+        for seen in self._upstreams.values():
+            self._count(seen, "upstream")
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -318,19 +323,20 @@ class Observer:
         if self._end is None:
             self._end = how
 
-    def _count(self, number: int, line: Counted, side: str) -> None:
-        now: list[float] = [
+    def _count(self, seen: "_Seen", side: str) -> None:
+        if (line := seen.line) is None:
+            return
+        now = (
             line.frames_in,
             line.frames_out,
             line.bytes_in,
             line.bytes_out,
             line.shed_audio_ms / 1000,
-        ]
-        before = self._counted.get(number, [0.0] * len(now))
-        frames_in, frames_out, bytes_in, bytes_out, shed = (
-            after - so_far for after, so_far in zip(now, before, strict=True)
         )
-        self._counted[number] = now
+        frames_in, frames_out, bytes_in, bytes_out, shed = (
+            after - so_far for after, so_far in zip(now, seen.counted, strict=True)
+        )
+        seen.counted = now
         self._metrics.frames.add(frames_in, side, "in")
         self._metrics.frames.add(frames_out, side, "out")
         self._metrics.bytes.add(bytes_in, side, "in")
@@ -395,6 +401,20 @@ class Observer:
         elif note.event == "upstream_switched":
             self._metrics.switches.add(1, self._switch)
             self._switch = "planned"
+
+
+class _Seen:
+    """A leg, and how much of it is counted."""
+
+    __slots__ = ("counted", "dialled", "line")
+
+    def __init__(self, line: Counted | None, dialled: float = 0.0) -> None:
+        self.line = line  # None: it is being dialled
+        self.dialled = dialled  # when
+        self.counted: tuple[float, ...] = _NOTHING
+
+
+_NOTHING: Final = (0.0,) * 5
 
 
 def _type(said: msgspec.Struct) -> str:
