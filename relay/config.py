@@ -7,6 +7,7 @@ the command line. What is not a key here is refused: a knob that does nothing do
 """
 
 import datetime
+import functools
 import importlib.util
 import ipaddress
 import math
@@ -358,12 +359,7 @@ class Address(msgspec.Struct, frozen=True):
 
     def url_for(self, model: str) -> str:
         """Where to dial for `model`: it is added to the query unless that names one (3.1)."""
-        parts = urllib.parse.urlsplit(self.url)
-        if "model" in urllib.parse.parse_qs(parts.query, keep_blank_values=True):
-            return self.url
-        added = urllib.parse.urlencode({"model": model})
-        query = f"{parts.query}&{added}" if parts.query else added
-        return urllib.parse.urlunsplit(parts._replace(query=query))
+        return _url_for(self.url, model)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -372,6 +368,16 @@ class Address(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:  # a key must not reach a log through a traceback or a debug print
         return f"Address({self.url!r}, api_key={'...' if self.api_key else None})"
+
+
+@functools.lru_cache(maxsize=256)
+def _url_for(url: str, model: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    if "model" in urllib.parse.parse_qs(parts.query, keep_blank_values=True):
+        return url
+    added = urllib.parse.urlencode({"model": model})
+    query = f"{parts.query}&{added}" if parts.query else added
+    return urllib.parse.urlunsplit(parts._replace(query=query))
 
 
 def load(

@@ -205,11 +205,8 @@ class Places:
 
     def __init__(self, listeners: Iterable[trio.SocketListener]) -> None:
         self._places = [each.socket.getsockname()[:2] for each in listeners]
-
-    @property
-    def is_local(self) -> bool:
+        self.is_local = all(config.is_loopback(str(host)) for host, _ in self._places)
         """Only this machine can connect."""
-        return all(config.is_loopback(str(host)) for host, _ in self._places)
 
     def urls(self, served: Served) -> list[str]:
         """Without path."""

@@ -511,7 +511,7 @@ class Leg:
     async def receive(self) -> Frame:
         """The next message; at once if it has come already. Raises LegGone when there will be none;
         messages that came before the end are delivered first. Safe to cancel."""
-        if self.frames_in % _CRUMBS == 0:
+        if self.frames_in % _CRUMBS == _CRUMBS - 1:
             await trio.lowlevel.checkpoint()
         if self._big:
             self._leave_place()  # whoever took it in has done with it
@@ -1360,6 +1360,7 @@ class _Address:
     resource: str
 
     @classmethod
+    @functools.lru_cache(maxsize=64)
     def of(cls, url: str) -> "_Address":
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
@@ -1380,7 +1381,7 @@ async def _connected(address: _Address, ssl_context: ssl.SSLContext | None) -> t
     except (OSError, UnicodeError) as error:  # the latter for a name that is none in IDNA
         raise DialFailed(None, in_words(error)) from error
     if not address.tls:
-        return tcp
+        return line_over(tcp)  # which is cheaper for the handshake, too
     tls = TlsLine(tcp, ssl_context or _verifying(), address.host)
     try:
         await tls.handshake()
