@@ -136,6 +136,15 @@ class GoingAway:
 class _Bridge:
     """The tasks of one connection and what they share."""
 
+    # fmt: off
+    __slots__ = (
+        "_backlog_ms", "_calls", "_client", "_clock", "_close", "_context", "_dial",
+        "_ears_and_mouth", "_functions", "_handed_on", "_kept_up", "_nursery", "_observer",
+        "_over", "_revision", "_round", "_seat", "_session", "_sleeper", "_upstreams", "_visit",
+        "_wall",
+    )
+    # fmt: on
+
     def __init__(
         self,
         client: Leg,
@@ -618,6 +627,13 @@ class _Upstream:
 
 class _EarsAndMouth:
     """The client's edge: its formats outside, the upstream's inside."""
+
+    # fmt: off
+    __slots__ = (
+        "_begun", "_header", "_input_bytes_per_second", "_mouth", "_output", "ears",
+        "spoken_bytes_per_second",
+    )
+    # fmt: on
 
     def __init__(self, formats: SetFormats) -> None:
         self._input_bytes_per_second = formats.upstream_input.bytes_per_second

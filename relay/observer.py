@@ -127,6 +127,14 @@ class Overview:
 class Observer:
     """One connection. What it is told it is told in the order in which it happened."""
 
+    # fmt: off
+    __slots__ = (
+        "_barge_ins", "_began", "_calls", "_client", "_end", "_errors", "_follower", "_metrics",
+        "_number", "_opened", "_overview", "_round_at", "_settings_applied", "_settings_at",
+        "_switch", "_turns", "_upstreams", "_user_speaks", "_warnings", "about", "client",
+    )
+    # fmt: on
+
     def __init__(
         self,
         overview: Overview,

@@ -65,20 +65,20 @@ class End:
 
 
 class Incoming:
-    """What comes in. Feed it bytes; take what they meant out of `messages`, `pings` and `pongs`."""
+    """What comes in. Feed it bytes; take what they meant out of `messages` and `controls`."""
 
     # fmt: off
     __slots__ = (
-        "_held", "_key_bytes", "_mask_bit", "_max_message", "_message", "_missing", "end",
-        "messages", "pings", "pongs",
+        "_held", "_key_bytes", "_mask_bit", "_max_message", "_message", "_missing", "controls",
+        "end", "messages",
     )
     # fmt: on
 
     def __init__(self, *, masked: bool, max_message: int) -> None:
         """`masked`: the peer is a client. `max_message`: bytes; above, the end is 1009."""
         self.messages: list[str | bytes] = []
-        self.pings: list[bytes] = []
-        self.pongs: list[bytes] = []
+        self.controls: list[tuple[Opcode, bytes]] = []
+        """Pings and pongs, in the order in which they came."""
         self.end: End | None = None
         """Nothing is understood after this."""
         self._mask_bit = _MASKED if masked else 0
@@ -101,9 +101,9 @@ class Incoming:
 
     def feed(self, data: bytes) -> bool:
         """What came; in any pieces, it means the same. Whether it was more than whole messages and
-        parts of something: there are `pings` or `pongs`, or this is the `end`."""
+        parts of something: there are `controls`, or this is the `end`."""
         if self._whole(data):
-            return bool(self.pings or self.pongs)
+            return bool(self.controls)
         if self._held:
             self._held += data
             self._missing -= len(data)
@@ -150,7 +150,7 @@ class Incoming:
         if at < size:
             self._held += data[at:]
             self._missing = wanted - (size - at)
-        return bool(self.pings or self.pongs)
+        return bool(self.controls)
 
     def _whole(self, data: bytes) -> bool:
         """The usual, and the shortest way through it: one message has come, whole and alone, with a
@@ -203,9 +203,9 @@ class Incoming:
     def _unusual(self, first: int, payload: bytes) -> None:
         match first & _OPCODE:
             case Opcode.PING:
-                self.pings.append(payload)
+                self.controls.append((Opcode.PING, payload))
             case Opcode.PONG:
-                self.pongs.append(payload)
+                self.controls.append((Opcode.PONG, payload))
             case Opcode.CLOSE:
                 self._closed(payload)
             case opcode:

@@ -51,6 +51,7 @@ from relay.causes import in_words
 from relay.lines import Line, SocketLine, TlsLine, line_over
 from relay.switchboard import Switchboard
 from relay.upkeep import Upkeep
+from relay.websocket import Opcode
 
 Frame: TypeAlias = str | bytes
 """One WebSocket message: text or binary, told apart by opcode only."""
@@ -817,12 +818,12 @@ class Leg:
     def _understood(self) -> None:
         """Do what is to be done about what came besides messages."""
         incoming = self._incoming
-        for payload in incoming.pings:
-            self._say(websocket.pong(payload, self._key()))
-        if self._pinged in incoming.pongs:
-            self._pinged = b""
-        incoming.pings.clear()
-        incoming.pongs.clear()
+        for opcode, payload in incoming.controls:
+            if opcode is Opcode.PING:
+                self._say(websocket.pong(payload, self._key()))
+            elif payload == self._pinged:
+                self._pinged = b""
+        incoming.controls.clear()
         if self._is_closed_by_peer:
             # Nobody reads what is unsent. The answer is the holder's goodbye: a peer that has it
             # knows that everything is over here, and may come again at once.

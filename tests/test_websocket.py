@@ -49,8 +49,8 @@ def in_pieces(data: bytes, places: list[int]) -> Iterator[bytes]:
         yield data[start:end]
 
 
-def heard(incoming: Incoming) -> tuple[list[str | bytes], list[bytes], list[bytes]]:
-    return list(incoming.messages), incoming.pings, incoming.pongs
+def heard(incoming: Incoming) -> tuple[list[str | bytes], list[tuple[websocket.Opcode, bytes]]]:
+    return list(incoming.messages), incoming.controls
 
 
 def ours(data: bytes, places: list[int], *, client: bool) -> Incoming:
@@ -73,10 +73,9 @@ def theirs(data: bytes, *, client: bool) -> Incoming:
                     assert isinstance(frame.payload, tuple)
                     code, reason = frame.payload
                     told.end = End(int(code), reason or "", refused=False)
-                case Opcode.PING:
-                    told.pings.append(bytes(frame.payload))  # type: ignore[arg-type] # it is bytes
-                case Opcode.PONG:
-                    told.pongs.append(bytes(frame.payload))  # type: ignore[arg-type] # it is bytes
+                case Opcode.PING | Opcode.PONG:
+                    said = bytes(frame.payload)  # type: ignore[arg-type] # it is bytes
+                    told.controls.append((websocket.Opcode(frame.opcode), said))
                 case _:
                     parts.append(frame.payload)  # type: ignore[arg-type] # str or bytes
                     if frame.message_finished:
@@ -171,8 +170,7 @@ def test_a_stream_means_the_same_byte_by_byte(client: bool) -> None:
     incoming = ours(stream, list(range(len(stream))), client=client)
     assert heard(incoming) == (
         [bytes(range(256)) * 2, "caf\u00e9 ", bytes(70_000)],
-        [b"between"],
-        [],
+        [(websocket.Opcode.PING, b"between")],
     )
     assert incoming.end == End(1000, "bye", refused=False)
 
@@ -197,7 +195,9 @@ def test_wsproto_reads_our_pings_and_pongs(client: bool, payload: bytes, key: by
     them = theirs(
         websocket.ping(payload, chosen) + websocket.pong(payload, chosen), client=not client
     )
-    assert (them.pings, them.pongs, them.end) == ([payload], [payload], None)
+    ping, pong = websocket.Opcode.PING, websocket.Opcode.PONG
+    assert them.controls == [(ping, payload), (pong, payload)]
+    assert them.end is None
 
 
 @ROLES
