@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.expected import ABSENT
+from tests.expected import ABSENT, like
 from tests.playbook import Playbook
 from tests.scenes import (
     configuring,
@@ -77,7 +77,9 @@ def drifted(audio: Any, **opening: Any) -> Playbook:
 def test_a_format_that_changes_later_is_an_error_where_there_is_no_second_upstream(
     audio: Any, code: str
 ) -> None:
-    drifted(audio, rollover=False).to_client(error(code)).closes(1000)
+    said = "The upstream uses another audio format than asked."
+    told = like("Error", code=code, description=said)
+    drifted(audio, rollover=False).to_client(told).closes(1000, code)
 
 
 @pytest.mark.parametrize(("audio", "code"), OTHER)

@@ -368,6 +368,26 @@ def test_a_message_without_a_name_at_the_end_is_one_that_was_told() -> None:
     book.upstream_text(response_done(output=[nameless])).to_client("LatencyReport")
 
 
+@pytest.mark.conformance("C-134", "C-220")
+def test_deltas_without_a_name_are_of_the_item_in_their_place() -> None:
+    book = asked().upstream(*begins(), *message_added("resp_1", "item_a2", 1))
+    book.to_client("AgentThinking")
+    for index, delta in ((1, "Three, "), (0, "One, "), (1, "four."), (0, "two.")):
+        named = heard("resp_1", f"item_a{index + 1}", delta, index)
+        book.upstream_text(without(named, "item_id"))
+    book.upstream(response_done()).to_client(assistant("One, two."), assistant("Three, four."))
+    book.to_client("LatencyReport")
+    assert ways(book) == ["item_unnamed"]
+
+
+@pytest.mark.conformance("C-134", "C-220")
+def test_texts_of_items_that_were_not_announced_come_in_their_order() -> None:
+    book = asked().upstream(response_created()).to_client("AgentThinking")
+    book.upstream(heard("resp_1", "item_a2", "Two.", 1), heard("resp_1", "item_a1", "One.", 0))
+    book.upstream(response_done()).to_client(assistant("One."), assistant("Two."))
+    book.to_client("LatencyReport")
+
+
 @pytest.mark.conformance("C-142", "C-242")
 def test_an_open_call_of_a_lost_upstream_is_none_of_a_response_without_an_id() -> None:
     book = ready(settings(functions=("f",)), ends_responses=False).upstream(response_created())

@@ -46,6 +46,7 @@ from tests.scenes import (
 )
 
 FUNCTIONS = settings(functions=("f",))
+LATER: dict[str, Any] = {"provider": {"type": "open_ai", "model": "gpt-realtime-mini"}}
 LOST = warning("THINK_REQUEST_FAILED")
 
 
@@ -236,6 +237,16 @@ def test_unreadable_frames_are_counted_anew_for_the_next_upstream() -> None:
     book.upstream_opens().upstream(created()).to_upstream("session.update").updated()
     book.upstream_text("{", "{").nothing()
     book.upstream_text("{").hangs_up(2).to_client(LOST)
+
+
+@pytest.mark.conformance("C-228", "C-185")
+def test_so_they_are_for_one_that_was_ready_before() -> None:
+    book = ready().upstream(speech_started()).to_client("UserStartedSpeaking")
+    book.client(like("UpdateThink", think=LATER)).dials().upstream_opens(2)
+    book.upstream(created(), leg=2)
+    book.to_upstream("session.update", leg=2).updated(leg=2).upstream_text("{", "{", leg=1)
+    book.upstream_gone(leg=1).to_client(LOST, "ThinkUpdated").upstream_text("{", "{", leg=2)
+    book.nothing().upstream_text("{", leg=2).hangs_up(2).to_client(LOST)
 
 
 @pytest.mark.conformance("C-185")

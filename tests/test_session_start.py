@@ -220,7 +220,13 @@ def test_another_audio_format_than_asked_is_an_error(half: str, code: str) -> No
     (
         configuring()
         .updated(audio={half: {"format": {"type": "audio/pcmu"}}})
-        .to_client(error(code))
+        .to_client(
+            like(
+                "Error",
+                code=code,
+                description="The upstream uses another audio format than asked.",
+            )
+        )
         .closes(1000, code)
     )
 
