@@ -62,6 +62,49 @@ def test_a_batch_without_a_call_for_the_client_is_not_announced() -> None:
     book.to_upstream("response.create").nothing()
 
 
+@pytest.mark.conformance("C-228")
+def test_more_calls_than_may_be_open_are_answered_with_an_error_and_forgotten() -> None:
+    """The model is asked once more when the round is over, and the next has room again."""
+    refused = output("call_3", '{"error":"too many calls are open"}')
+    book = calling("call_1", "call_2", max_open_calls=2)
+    book.upstream(*calls("resp_1", "call_3", index=2)).to_upstream(refused)
+    book.notes("call_rejected", call="call_3", reason="too many calls are open")
+    book.upstream(*item_done("resp_1", function_call("call_3"), 2)).nothing()
+    book.upstream(response_done()).client(answer("call_1"), answer("call_3"))
+    book.to_upstream(output("call_1")).client(answer("call_2")).to_upstream(output("call_2"))
+    book.to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
+    book.upstream(*calls("resp_2", "call_4")).to_client(request("call_4"))
+    book.upstream_gone().to_client(warning("THINK_REQUEST_FAILED")).dials().upstream_opens()
+    book.upstream(created()).to_upstream("session.update").updated()
+    told = [f"call_{n}" for n in (1, 2, 1, 2, 4)]
+    book.to_upstream(*(like("conversation.item.create", item={"call_id": n}) for n in told))
+
+
+@pytest.mark.conformance("C-228", "C-165")
+def test_a_response_that_may_call_nothing_more_is_followed_by_another() -> None:
+    book = calling("call_1", max_open_calls=1).upstream(response_done()).client(types("Hi."))
+    book.to_client(user("Hi.")).to_upstream("conversation.item.create").acks()
+    book.to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
+    book.upstream(*calls("resp_2", "call_2")).to_upstream(output("call_2", ANY))
+    book.upstream(response_done("resp_2")).to_upstream("response.create")
+
+
+@pytest.mark.conformance("C-228", "C-174")
+def test_calls_that_were_not_kept_are_not_recorded() -> None:
+    given = settings(functions=("f",), history=True)
+    book = ready(given, max_open_calls=0).upstream(response_created()).to_client("AgentThinking")
+    book.upstream(*calls("resp_1", "call_1")).to_upstream(output("call_1", ANY))
+    book.upstream(response_done()).to_upstream("response.create")
+
+
+@pytest.mark.conformance("C-228", "C-173")
+def test_a_response_that_is_cancelled_is_not_followed_by_another() -> None:
+    book = calling("call_1", max_open_calls=1)
+    book.upstream(*calls("resp_1", "call_2")).to_upstream(output("call_2", ANY))
+    book.upstream(cancelled()).to_client("FunctionCallCancelled")
+    book.to_upstream(output("call_1", ANY)).passes(5).nothing()
+
+
 @pytest.mark.conformance("C-173")
 def test_calls_that_were_not_announced_are_cancelled_in_silence() -> None:
     book = calling(batch_function_calls=True).upstream(*calls("resp_1", "call_1"))

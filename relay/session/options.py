@@ -78,6 +78,8 @@ class SessionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """A call with longer arguments is not announced but answered with an error; a little under
     the 1 MiB that the SDKs take in one message. So is one with which those of open rounds would
     be more than twice this."""
+    max_open_calls: Count = 128
+    """Calls of rounds that are not over; one more is not announced but answered with an error."""
     batch_function_calls: bool = False
     """One FunctionCallRequest for all calls of a response, instead of one for each."""
     cancel_calls_on_barge_in: bool = False

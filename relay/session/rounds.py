@@ -17,6 +17,9 @@ from relay.session.state import REMEMBERED, Call, Reason, Round, State, Timer, W
 
 CUT = " [truncated]"
 """Ends a function output that was too long (C-228)."""
+PAST_CALLS = 4 * REMEMBERED
+"""So many ids are remembered of calls that are over."""
+TOO_MANY = "too many calls are open"
 
 
 def called(s: State, response: str, item: realtime.Item) -> None:
@@ -33,6 +36,11 @@ def called(s: State, response: str, item: realtime.Item) -> None:
     if round_ is None:
         round_ = Round(response=response)
         s.rounds.append(round_)
+    if sum(len(each.calls) for each in s.rounds) >= s.options.max_open_calls:
+        round_.refused = True
+        s.past_calls = (*s.past_calls, call.id)[-PAST_CALLS:]
+        _turn_away(s, call)  # C-228
+        return
     known = sum(len(each.arguments) for other in s.rounds for each in other.calls.values())
     most = 2 * s.options.max_call_arguments_bytes
     is_too_long = _too_long(s, call) or known + len(call.arguments) > most
@@ -154,10 +162,10 @@ def close_finished(s: State) -> None:
             continue
         s.rounds.remove(round_)
         s.round_closed_at = s.now
-        s.past_calls = (*s.past_calls, *(call.id for call in calls))[-REMEMBERED * 4 :]
+        s.past_calls = (*s.past_calls, *(call.id for call in calls))[-PAST_CALLS:]
         _record(s, calls)
         used = [call for call in calls if not call.cancelled]
-        if used:
+        if used or round_.refused:
             s.wants.append(
                 Want(
                     reason=Reason.ROUND_DONE,
@@ -210,6 +218,14 @@ def _requesting(calls: list[Call]) -> voice_agent.FunctionCallRequest:
     )
 
 
+def _turn_away(s: State, call: Call) -> None:
+    """Answer a call, and keep nothing of it: who calls so much might go on without end."""
+    s.note("warning", "call_rejected", call=word(call.id), reason=TOO_MANY)
+    item = s.new_id("out")
+    output = _error(TOO_MANY)
+    s.place(realtime.Item(type="function_call_output", id=item, call_id=call.id, output=output))
+
+
 def _reject(s: State, call: Call, reason: str) -> None:
     """Answer a call that nobody can, so that the model recovers."""
     s.note("warning", "call_rejected", call=word(call.id), reason=reason)
@@ -218,6 +234,7 @@ def _reject(s: State, call: Call, reason: str) -> None:
 
 def _void(s: State, round_: Round) -> None:
     """Tell the client that its open calls are void, and close them upstream (C-173)."""
+    round_.refused = False
     voided = [call for call in round_.calls.values() if call.output is None]
     if not voided:
         return
@@ -262,7 +279,7 @@ def _send_output(s: State, call: Call) -> None:
 
 def _record(s: State, calls: list[Call]) -> None:
     """History form B, once for the round (C-174)."""
-    if not s.applied.history:
+    if not s.applied.history or not calls:
         return
     text.say(
         s,

@@ -328,6 +328,8 @@ class Round(msgspec.Struct, kw_only=True):
     calls: dict[str, Call] = {}
     final: bool = False
     """The response is over: no more calls will come."""
+    refused: bool = False
+    """There were more of them than may be open."""
 
 
 class Measured(msgspec.Struct, kw_only=True):
