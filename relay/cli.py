@@ -5,6 +5,7 @@ mend. 1: anything else. Each command imports its own room, so that none waits fo
 use.
 """
 
+import contextlib
 import importlib.metadata
 import math
 import os
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import cyclopts
 import structlog
@@ -36,18 +37,49 @@ app = App(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream]  # None: closed
+    try:
+        code = _ran(arguments)
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as error:  # nobody can read what it prints
+        _complain(f"relay: {error}")
+        code = 1
+    for stream in streams:
+        _give_up(stream)
+    return code
+
+
+def _ran(arguments: Sequence[str] | None) -> int:
     try:
         return int(app(arguments, exit_on_error=False, print_error=False) or 0)
     except cyclopts.CycloptsError as error:
-        print(f"relay: {error}", file=sys.stderr)
-        print("usage: relay [serve | talk | simulate | check | token] [OPTIONS]", file=sys.stderr)
-        print("       relay [COMMAND] --help describes the options", file=sys.stderr)
+        _complain(f"relay: {error}")
+        _complain("usage: relay [serve | talk | simulate | check | token] [OPTIONS]")
+        _complain("       relay [COMMAND] --help describes the options")
         return 2
     except ConfigError as error:
-        print(f"relay: {error}", file=sys.stderr)
+        _complain(f"relay: {error}")
         return 2
     except KeyboardInterrupt:
         return 1
+
+
+def _complain(line: str) -> None:
+    """To whoever started this, if they can be reached: the exit code says it, too."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """What cannot be written, as on a full device, is lost. Python would try it once more at the
+    very end, and exit with 120."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @Parameter(name="*")
@@ -314,7 +346,7 @@ def _verdict(error: Exception) -> int:
         if isinstance(cause, ConfigError):
             raise cause
     if all(isinstance(cause, OSError) for cause in found):
-        print(f"relay: {'; '.join(map(str, found))}", file=sys.stderr)
+        _complain(f"relay: {'; '.join(map(str, found))}")
     else:
         structlog.get_logger().error("stopped by a failure", exc_info=error)
     return 1

@@ -416,7 +416,25 @@ def convert(tree: dict[str, Any]) -> Config:
     try:
         return msgspec.convert(tree, Config, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explanation(error)) from None
+        said = _explanation(error)
+        table, unnamed, rest = said.partition("[...]")  # msgspec does not say which entry of it
+        if unnamed and table in tree:
+            said = f"{table}.{_wrong_entry(table, tree[table])}{rest}"
+        raise ConfigError(said) from None
+
+
+def _wrong_entry(name: str, table: dict[str, Any]) -> str:
+    """The key of the first one that is wrong by itself, as TOML writes it."""
+
+    def is_wrong(key: str) -> bool:
+        try:
+            msgspec.convert({name: {key: table[key]}}, Config, dec_hook=_path)
+        except msgspec.ValidationError:
+            return True
+        return False
+
+    key = next(filter(is_wrong, table))
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else msgspec.json.encode(key).decode()
 
 
 def encoded(config: Config) -> bytes:

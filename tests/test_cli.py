@@ -478,6 +478,25 @@ def test_ctrl_c_while_modules_are_imported_just_ends_the_process() -> None:
     assert started.stdout == b"SIG_DFL\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(("serve", "--listen", "x"), 2), (("serve", "--nonsense"), 2), (("--version",), 0)],
+)
+def test_a_log_that_cannot_be_written_does_not_change_how_it_ends(
+    command: tuple[str, ...], code: int
+) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([*RELAY, *command], stdout=subprocess.PIPE, stderr=full)
+    assert ended.returncode == code
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_what_cannot_be_printed_is_a_failure_in_one_line(option: str) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([*RELAY, option], stdout=full, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (1, b"relay: [Errno 28] No space left on device\n")
+
+
 async def test_ctrl_c_in_the_middle_of_a_talk_is_quiet() -> None:
     child = await trio.lowlevel.open_process(
         [*RELAY, "talk", "Hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -49,5 +49,26 @@ def test_nothing_costs_nothing() -> None:
 def test_prices_come_from_the_configuration() -> None:
     read = config.load(None, {}, ['prices."gpt-realtime-2.1"={ input_audio = 32 }'])
     assert read.prices == {"gpt-realtime-2.1": Price(input_audio=32)}
-    with pytest.raises(config.ConfigError, match=r"prices\[\.\.\.\]\.input_voice: unknown key"):
-        config.load(None, {}, ["prices.m={ input_voice = 32 }"])
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["prices.m={ input_voice = 32 }"], "prices.m.input_voice: unknown key"),
+        (
+            ['prices."gpt-realtime-2.1"={ input_audio = "32" }', "prices.m={ input_audio = 3 }"],
+            'prices."gpt-realtime-2.1".input_audio: expected `float`, got `str`',
+        ),
+        (["prices.m=4"], "prices.m: expected a table, got `int`"),
+        (["prices.m={ input_text = -1 }"], "prices.m.input_text: expected `float` >= 0.0"),
+        (["prices=4"], "prices: expected a table, got `int`"),
+        (
+            ["upstream.headers={ a = 1 }", "prices.m=4"],
+            "upstream.headers: unknown key",
+        ),
+    ],
+)
+def test_a_price_that_is_none_is_named(assignments: list[str], said: str) -> None:
+    with pytest.raises(config.ConfigError) as refused:
+        config.load(None, {}, assignments)
+    assert str(refused.value) == said
