@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,10 @@ def main() -> int:
     if len(cpus) < 2:
         print("scripts/bench: needs a core for the generator besides the contestant's")
         return 2
+    built = subprocess.run([Path(__file__).with_name("build")], stdout=subprocess.PIPE, text=True)
+    if built.returncode:
+        return built.returncode
+    os.environ["PATH"] = built.stdout.strip()
     generator = cpus[0] if asked.generator_cpu is None else asked.generator_cpu
     bench = Bench(
         [cpu for cpu in cpus if cpu != generator] if asked.cpu is None else [asked.cpu],
