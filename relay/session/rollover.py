@@ -123,26 +123,20 @@ def leaving_tells(
     s: State, leg: Leaving, event: realtime.ServerEvent | Unknown | Unparsable
 ) -> None:
     """All that the leg before is listened to for: what the user said (C-121)."""
+    names = leg.names
     match event:
-        case (
-            realtime.ConversationItemInputAudioTranscriptionDelta()
-            | realtime.ConversationItemInputAudioTranscriptionCompleted()
-            | realtime.ConversationItemInputAudioTranscriptionFailed()
-        ) if event.item_id in leg.names:
-            told = msgspec.structs.replace(event, item_id=leg.names[event.item_id])
-            match told:
-                case realtime.ConversationItemInputAudioTranscriptionDelta():
-                    text.transcribing(s, told)
-                    return
-                case realtime.ConversationItemInputAudioTranscriptionCompleted():
-                    text.transcribed(s, told)
-                case realtime.ConversationItemInputAudioTranscriptionFailed():
-                    text.not_transcribed(s, told)
-            del leg.names[event.item_id]
-            if not leg.names:
-                _dismiss(s, leg)
+        case realtime.ConversationItemInputAudioTranscriptionDelta(item_id=item) if item in names:
+            text.transcribing(s, msgspec.structs.replace(event, item_id=names[item]))
+        case realtime.ConversationItemInputAudioTranscriptionCompleted(item_id=item) if (
+            item in names
+        ):
+            text.transcribed(s, msgspec.structs.replace(event, item_id=names.pop(item)))
+        case realtime.ConversationItemInputAudioTranscriptionFailed(item_id=item) if item in names:
+            text.not_transcribed(s, msgspec.structs.replace(event, item_id=names.pop(item)))
         case _:
             pass  # the next one answers
+    if not names:
+        _dismiss(s, leg)
 
 
 def words_overdue(s: State) -> None:
