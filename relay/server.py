@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import msgspec
 import structlog
@@ -491,6 +491,7 @@ class Conversations:
         self._opened = opened
         self._switched = switched
         self._endpoints: functions.Functions | None = None
+        self._plain: tuple[Served, bridge.Dialler] | None = None
 
     async def prepare(self, served: Served) -> None:
         """Open what conversations with these options need. Raises `ConfigError`."""
@@ -524,8 +525,8 @@ class Conversations:
         visit = self._books.visit(admitted.request_id, claim)
         endpoints = self._endpoints
         calling = endpoints.for_session() if endpoints else bridge.no_functions
-        traced = observer.trace_headers if served.config.upstream.trace_context else _NONE
-        dial = partial(self._dial, served, traced)
+        traced = observer.trace_headers if served.config.upstream.trace_context else {}
+        dial = partial(self._dial, served, traced) if traced else self._plainly(served)
         return bridge.run(
             leg,
             session,
@@ -537,6 +538,12 @@ class Conversations:
             observer=observer,
             seat=seat,
         )
+
+    def _plainly(self, served: Served) -> bridge.Dialler:
+        """The same for all conversations that begin with this."""
+        if self._plain is None or self._plain[0] is not served:
+            self._plain = served, partial(self._dial, served, {})
+        return self._plain[1]
 
     def _dial(
         self, began: Served, headers: Mapping[str, str], target: Target
@@ -553,9 +560,6 @@ class Conversations:
             ssl_context=chosen.trust,
             switchboard=self._switched,
         )
-
-
-_NONE: Final[Mapping[str, str]] = {}
 
 
 async def _simulated(served: Served, nursery: trio.Nursery) -> Address | None:

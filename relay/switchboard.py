@@ -12,7 +12,7 @@ they go: what is sent in a turn is sent together (`postpone`).
 
 import contextlib
 import select
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import trio
@@ -61,26 +61,21 @@ class Switchboard:
         self.upkeep = kept_up
         """For those who attach: what waits for something else than reading."""
         self._epoll = epoll
-        self._attached: dict[int, _Attached] = {}
+        self._attached: dict[int, Attached] = {}
         self._turns = 0
         self._serves = False
         self._postponed: list[Callable[[], None]] = []
 
-    async def attach(self, fd: int, readable: Callable[[], bool]) -> None:
-        """Call `readable` whenever there is something to read, for as long as it says True. Returns
-        then, or when `release` says so.
+    def attach(self, fd: int, readable: Callable[[], bool]) -> "Attached":
+        """Call `readable` whenever there is something to read, for as long as it says True. This
+        task must await the `end` of that at once; it may also come by `release`.
 
         It is called in this task's context, by another task: it may not await. What it raises is
-        raised here. It is not called any more once this task is cancelled. The descriptor must be
+        the `fault`. It is not called any more once this task is cancelled. The descriptor must be
         released before it is closed: its number may be another's soon."""
-        attached = _Attached(self, fd, readable)
         self._epoll.register(fd, select.EPOLLIN)
-        self._attached[fd] = attached
-        try:
-            await trio.lowlevel.wait_task_rescheduled(attached.abort)
-        finally:
-            if attached.fault is not None:
-                raise attached.fault
+        attached = self._attached[fd] = Attached(self, fd, readable)
+        return attached
 
     def release(self, fd: int) -> None:
         """Let go whoever is attached to it, if anybody is."""
@@ -141,13 +136,13 @@ class Switchboard:
         for send in postponed:
             send()
 
-    def detach(self, fd: int) -> "_Attached":
+    def detach(self, fd: int) -> "Attached":
         """Whoever lets it go on has it no longer called."""
         self._epoll.unregister(fd)
         return self._attached.pop(fd)
 
 
-class _Attached:
+class Attached:
     """A task, and what is called while it waits."""
 
     __slots__ = ("_fd", "_switchboard", "fault", "readable", "served", "task")
@@ -157,10 +152,15 @@ class _Attached:
         self.readable = readable
         self.served = 0  # the number of the last turn
         self.fault: Exception | None = None
+        """What was raised. To be raised again by the task, also if it is cancelled."""
         self._switchboard = switchboard
         self._fd = fd
 
-    def abort(self, _: object) -> Abort:
-        """The task is cancelled."""
+    def end(self) -> Awaitable[object]:
+        """To be awaited."""
+        # Not awaited here: a coroutine for this alone would take 200 bytes of each idle leg.
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
+
+    def _abort(self, _: object) -> Abort:
         self._switchboard.detach(self._fd)
         return Abort.SUCCEEDED

@@ -538,12 +538,15 @@ class Leg:
             if idle and switchboard is not None and fd is not None:
                 # The switchboard reads, until something has to be awaited: what `heard` returns,
                 # or, if that is nothing, what only `receive` does.
+                attached = switchboard.attach(fd, self._readable)
                 self._being_read, self._attached, self._heard = True, fd, heard
                 try:
-                    await switchboard.attach(fd, self._readable)
+                    await attached.end()
                 finally:
                     self._attached = self._heard = None
                     self._is_read()
+                    if attached.fault is not None:
+                        raise attached.fault
                 then, self._then = self._then, None
             if then is None:
                 await trio.lowlevel.checkpoint_if_cancelled()

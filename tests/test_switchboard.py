@@ -37,6 +37,15 @@ def taking(ours: socket.socket, into: list[bytes], end: bytes = b"end") -> Calla
     return readable
 
 
+async def attach(switched: Switchboard, fd: int, readable: Callable[[], bool]) -> None:
+    attached = switched.attach(fd, readable)
+    try:
+        await attached.end()
+    finally:
+        if attached.fault is not None:
+            raise attached.fault
+
+
 async def until(true: Callable[[], bool]) -> None:
     with trio.fail_after(QUICK):
         while not true():
@@ -67,7 +76,7 @@ async def test_what_comes_is_read_until_that_is_enough() -> None:
     heard: list[bytes] = []
     with pair() as (ours, theirs):
         async with switchboard.opened() as switched, trio.open_nursery() as nursery:
-            nursery.start_soon(switched.attach, ours.fileno(), taking(ours, heard))
+            nursery.start_soon(attach, switched, ours.fileno(), taking(ours, heard))
             for said in (b"one", b"two", b"end", b"unheard"):
                 theirs.send(said)
                 await until(lambda said=said: heard[-1:] == [said] or b"end" in heard)  # type: ignore[misc]
@@ -82,7 +91,7 @@ async def test_the_peers_end_is_something_to_read() -> None:
         async with switchboard.opened() as switched:
             theirs.close()
             with trio.fail_after(QUICK):
-                await switched.attach(ours.fileno(), taking(ours, heard, end=b""))
+                await attach(switched, ours.fileno(), taking(ours, heard, end=b""))
     assert heard == [b""]
 
 
@@ -98,7 +107,7 @@ async def test_it_is_called_in_the_name_of_the_task_that_waits() -> None:
             ours.recv(100)
             return False
 
-        await switched.attach(ours.fileno(), readable)
+        await attach(switched, ours.fileno(), readable)
 
     with pair() as (one, to_one), pair() as (two, to_two):
         async with switchboard.opened() as switched, trio.open_nursery() as nursery:
@@ -117,10 +126,10 @@ async def test_what_it_raises_is_raised_where_it_was_attached_and_nowhere_else()
 
     with pair() as (ours, theirs), pair() as (other, to_other):
         async with switchboard.opened() as switched, trio.open_nursery() as nursery:
-            nursery.start_soon(switched.attach, other.fileno(), taking(other, heard))
+            nursery.start_soon(attach, switched, other.fileno(), taking(other, heard))
             theirs.send(b"!")
             with pytest.raises(ZeroDivisionError):
-                await switched.attach(ours.fileno(), stumbles)
+                await attach(switched, ours.fileno(), stumbles)
             to_other.send(b"end")
     assert heard == [b"end"]
 
@@ -137,7 +146,7 @@ async def test_who_is_cancelled_is_not_called_any_more_not_even_in_the_same_turn
             return True
 
         with scopes[me]:
-            await switched.attach(ours.fileno(), readable)
+            await attach(switched, ours.fileno(), readable)
 
     with pair() as (one, to_one), pair() as (two, to_two):
         to_one.send(b"!")
@@ -164,7 +173,7 @@ async def test_what_is_raised_is_raised_although_the_task_was_cancelled_meanwhil
         theirs.send(b"!")
         async with switchboard.opened() as switched:
             with pytest.raises(ZeroDivisionError), scope:
-                await switched.attach(ours.fileno(), cancels_and_stumbles)
+                await attach(switched, ours.fileno(), cancels_and_stumbles)
             assert not switched.attends(ours.fileno())
 
 
@@ -173,7 +182,7 @@ async def test_a_number_that_was_released_may_be_anothers() -> None:
     async with switchboard.opened() as switched, trio.open_nursery() as nursery:
         with pair() as (ours, theirs):
             number = ours.fileno()
-            nursery.start_soon(switched.attach, number, taking(ours, heard))
+            nursery.start_soon(attach, switched, number, taking(ours, heard))
             await trio.testing.wait_all_tasks_blocked()
             theirs.send(b"to nobody")
             switched.release(number)
@@ -182,7 +191,7 @@ async def test_a_number_that_was_released_may_be_anothers() -> None:
             assert ours.fileno() == number
             theirs.send(b"end")
             with trio.fail_after(QUICK):
-                await switched.attach(number, taking(ours, heard))
+                await attach(switched, number, taking(ours, heard))
     assert heard == [b"end"]
 
 
@@ -200,7 +209,7 @@ async def test_one_turn_is_bounded_and_then_others_have_theirs() -> None:
             for ours, theirs in pairs:
                 theirs.send(b"!")
                 nursery.start_soon(
-                    switched.attach, ours.fileno(), functools.partial(readable, ours)
+                    attach, switched, ours.fileno(), functools.partial(readable, ours)
                 )
             with trio.fail_after(QUICK):
                 while called[0] < 10 * TURN:
@@ -225,7 +234,7 @@ async def test_frames_that_come_close_together_wait_for_each_other(
         pairs = [stack.enter_context(pair()) for _ in range(4)]
         async with switchboard.opened() as switched, trio.open_nursery() as nursery:
             for ours, _ in pairs:
-                nursery.start_soon(switched.attach, ours.fileno(), functools.partial(noted, ours))
+                nursery.start_soon(attach, switched, ours.fileno(), functools.partial(noted, ours))
             await trio.sleep(1)
             for _, theirs in pairs[:2]:
                 theirs.send(b"!")  # together, after a long time: served at once
@@ -252,7 +261,7 @@ async def test_what_is_postponed_in_a_turn_is_done_behind_what_is_read_in_it() -
             for _ in range(TOGETHER + 2):
                 ours, theirs = stack.enter_context(pair())
                 answering = functools.partial(answers, ours, switched)
-                nursery.start_soon(switched.attach, ours.fileno(), answering)
+                nursery.start_soon(attach, switched, ours.fileno(), answering)
                 theirs.send(b"!")
             await until(lambda: done.count("answered") == TOGETHER + 2)
             nursery.cancel_scope.cancel()
