@@ -22,7 +22,7 @@ Leg
 Switchboard
     The one task that reads the sockets of all legs (`relay.switchboard`). Whoever hears a leg is
     called by it, and woken only by the end. What a leg waits for otherwise, the clock and a slow
-    peer, is the affair of `relay.upkeep`.
+    peer, is the affair of `relay.upkeep`, and so is the time for a session's deadlines.
 
 Bridge
     One connection: a nursery with two pumps that feed a session and perform its actions. Its ears

@@ -1,9 +1,9 @@
-"""upkeep: what is done for many legs by few tasks.
+"""upkeep: what is done for many legs and conversations by few tasks.
 
 A leg has something to wait for only while its peer is slow, and something to look at every few
-seconds. A task for each would be most of what an idle session takes. So one task looks at the clock
-for all of them, and whoever must wait has a task for as long as that lasts. This knows trio and the
-clock, and not what is done.
+seconds; a conversation has deadlines. A task for each would be most of what an idle session takes.
+So one task looks at the clock for all of them, and whoever must wait has a task for as long as that
+lasts. This knows trio and the clock, and not what is done.
 """
 
 import contextlib
