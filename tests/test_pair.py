@@ -71,8 +71,8 @@ def assert_settled(pair: Pair) -> None:
     assert session.wants == []
     assert session.requested is None
     assert session.response is None
-    assert session.rounds == []
-    assert session.lane == []
+    assert session.rounds == ()
+    assert session.lane == ()
     assert [c for c in pair.complaints() if c.get("code") not in HARMLESS] == []
 
 

@@ -347,7 +347,7 @@ def test_any_history_is_kept_from_a_users_turn_on_that_parts_no_call_from_its_re
     assert isinstance(s, State)
     s.options = msgspec.structs.replace(s.options, history_items=most, history_chars=chars)
     calls = {f"c{n}": Call(id=f"c{n}", name="f", arguments="") for n in pending}
-    s.rounds = [Round(response="r", calls=calls)]
+    s.rounds = (Round(response="r", calls=calls),)
     s.log = log[:-1]
     history.wrote(s, log[-1])
     assert s.log == kept_in_words(s, log)

@@ -44,6 +44,16 @@ def transcoder(source: Format, target: Format) -> "Transcoder":
 class Transcoder:
     """One stream. Feed it frames of any size, flush it at the end of an utterance."""
 
+    __slots__ = (
+        "_decode",
+        "_encode",
+        "_partial",
+        "_resampler",
+        "_sample",
+        "_sample_bytes",
+        "_verbatim",
+    )
+
     def __init__(self, source: Format, target: Format) -> None:
         self._sample_bytes = source.sample_bytes
         self._partial = b""

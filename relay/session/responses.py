@@ -371,7 +371,7 @@ def _begin(s: State, begun: realtime.Response) -> None:
         s.requested = None
         s.disarm(Timer.REQUEST)
     since = asked.since if asked else s.turn_since if s.turn_since is not None else s.now
-    s.usage.fresh.responses += 1
+    s.usage.counting().responses += 1
     s.response = Response(id=begun.id, want=asked, since=since, created_at=s.now)
     s.disarm(Timer.UNASKED)
     s.cancelled_for_speech = False

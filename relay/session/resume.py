@@ -74,7 +74,7 @@ def _take_leave(s: State) -> None:
     """Of the client that was lost and of the upstream that ended with it. What the client was to be
     told, and what it has missed, waits in the lane."""
     _cut_speech(s)
-    for round_ in list(s.rounds):
+    for round_ in s.rounds:
         for call in list(round_.calls.values()):
             if call.server_side and call.announced and call.output is None:
                 rounds.endpoint_answered(s, call.id, NOT_KNOWN, ok=False)  # C-259
@@ -83,7 +83,7 @@ def _take_leave(s: State) -> None:
     done, s.out = s.out, []
     told = [action.message for action in done if isinstance(action, ToClient)]
     # What is asked of the client is asked of it anew (`rounds.announce_again`).
-    s.lane = [m for m in told if not isinstance(m, voice_agent.FunctionCallRequest)]
+    s.lane = tuple(m for m in told if not isinstance(m, voice_agent.FunctionCallRequest))
     s.out = [action for action in done if not isinstance(action, ToClient | AudioEnds)]
 
 

@@ -35,7 +35,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
     round_ = next((r for r in s.rounds if r.response == response), None)
     if round_ is None:
         round_ = Round(response=response)
-        s.rounds.append(round_)
+        s.rounds += (round_,)
     if sum(len(each.calls) for each in s.rounds) >= s.options.max_open_calls:
         round_.refused = True
         s.past_calls = (*s.past_calls, call.id)[-PAST_CALLS:]
@@ -48,7 +48,7 @@ def called(s: State, response: str, item: realtime.Item) -> None:
         call.arguments = "{}"
         item = msgspec.structs.replace(item, arguments="{}")
     round_.calls[call.id] = call
-    s.usage.fresh.function_calls += 1
+    s.usage.counting().function_calls += 1
     history.called(s, item)
     function = next((f for f in s.applied.functions if f.name == call.name), None)
     if function is None:
@@ -160,7 +160,7 @@ def close_finished(s: State) -> None:
         calls = list(round_.calls.values())
         if any(call.output is None or call.resend for call in calls):
             continue
-        s.rounds.remove(round_)
+        s.rounds = tuple(each for each in s.rounds if each is not round_)
         s.round_closed_at = s.now
         s.past_calls = (*s.past_calls, *(call.id for call in calls))[-PAST_CALLS:]
         _record(s, calls)

@@ -453,7 +453,7 @@ class Kept(msgspec.Struct, kw_only=True):
     """Unreadable upstream frames in a row."""
 
     # rounds
-    rounds: list[Round] = []
+    rounds: tuple[Round, ...] = ()
     past_calls: tuple[str, ...] = ()
     round_closed_at: float = 0.0
 
@@ -470,7 +470,7 @@ class Kept(msgspec.Struct, kw_only=True):
     # text
     awaited: tuple[str, ...] = ()
     """User items whose text should come before the assistant's."""
-    lane: list[voice_agent.ServerMessage] = []
+    lane: tuple[voice_agent.ServerMessage, ...] = ()
     """Held messages, in order."""
 
     # updates
@@ -615,7 +615,7 @@ class State(Kept, kw_only=True):
         """Say that the session is over, and end it (C-177); held text goes out first."""
         for message in self.lane:
             self.tell(message)
-        self.lane = []
+        self.lane = ()
         self.tell(voice_agent.Error(code=code, description=description or code))
         self.close(close_code, code)
 

@@ -20,14 +20,14 @@ USER_ITEMS = 64
 def say(s: State, message: voice_agent.ServerMessage) -> None:
     """Post what follows assistant text in its turn: behind held text, if there is any (C-203)."""
     if s.lane:
-        s.lane.append(message)
+        s.lane += (message,)
     else:
         s.tell(message)
 
 
 def assistant_said(s: State, content: str) -> None:
     """Post an assistant text, or hold it while the user's text before it is awaited (C-138)."""
-    s.usage.fresh.agent_chars += len(content)
+    s.usage.counting().agent_chars += len(content)
     messages: list[voice_agent.ServerMessage] = [
         voice_agent.ConversationText(role="assistant", content=content)
     ]
@@ -36,7 +36,7 @@ def assistant_said(s: State, content: str) -> None:
     if s.awaited:
         if not s.lane:
             s.arm(Timer.USER_TEXT, s.options.user_text_wait_s)  # C-139
-        s.lane += messages
+        s.lane += tuple(messages)
     else:
         for message in messages:
             say(s, message)
@@ -60,7 +60,7 @@ def release(s: State) -> None:
     """Post everything held, in order; nothing is awaited any more."""
     s.awaited = ()
     s.disarm(Timer.USER_TEXT)
-    lane, s.lane = s.lane, []
+    lane, s.lane = s.lane, ()
     for message in lane:
         s.tell(message)
 
@@ -165,7 +165,7 @@ def end_turn(s: State) -> None:
 def _user_said(s: State, content: str, transcript: voice_agent.Transcript | None) -> None:
     """One order for everybody: text, Transcript, History. The component drops a Transcript only
     right behind an equal text (C-122, L-39)."""
-    s.usage.fresh.user_chars += len(content)
+    s.usage.counting().user_chars += len(content)
     s.tell(voice_agent.ConversationText(role="user", content=content))
     if transcript is not None and s.component:
         s.tell(transcript)

@@ -80,8 +80,8 @@ class Usage(msgspec.Struct):
     connections: int = 0
     used: Used = msgspec.field(default_factory=Used)
     """What was `taken` already..."""
-    fresh: Used = msgspec.field(default_factory=Used)
-    """...and what was not."""
+    fresh: Used | None = None
+    """...and what was not, if there is anything."""
     input_bytes: int = 0
     """Audio that is not `settled` yet, and neither of these."""
     output_bytes: int = 0
@@ -90,13 +90,23 @@ class Usage(msgspec.Struct):
 
     def settled(self, heard: Format, spoken: Format) -> None:
         """The audio so far was in these formats."""
-        self.fresh.input_ms += heard.ms(self.input_bytes)
-        self.fresh.output_ms += spoken.ms(self.output_bytes)
-        self.input_bytes = self.output_bytes = 0
+        if self.input_bytes or self.output_bytes:
+            counting = self.counting()
+            counting.input_ms += heard.ms(self.input_bytes)
+            counting.output_ms += spoken.ms(self.output_bytes)
+            self.input_bytes = self.output_bytes = 0
+
+    def counting(self) -> Used:
+        """To be added to."""
+        if self.fresh is None:
+            self.fresh = Used()
+        return self.fresh
 
     def taken(self) -> Used:
         """What was used since the last time."""
-        fresh, self.fresh = self.fresh, Used()
+        fresh, self.fresh = self.fresh, None
+        if fresh is None:
+            return Used()
         self.used.add(fresh)
         return fresh
 
@@ -107,16 +117,16 @@ class Usage(msgspec.Struct):
         if response.id:
             self.billed = (*self.billed, response.id)[-REMEMBERED:]
         told = response.usage
-        self.fresh.tokens_of(model).add(_tokens(told, told.output_token_details))
+        self.counting().tokens_of(model).add(_tokens(told, told.output_token_details))
 
     def transcribed(self, model: str, told: realtime.TranscriptionUsage) -> None:
         """A turn of the user's was written down, and the upstream says what that took."""
         if told.seconds is not None:
             seconds = min(max(0.0, told.seconds), MOST_SECONDS)
-            known = self.fresh.transcribed_s.get(model, 0.0)
-            self.fresh.transcribed_s[model] = known + seconds
+            transcribed_s = self.counting().transcribed_s
+            transcribed_s[model] = transcribed_s.get(model, 0.0) + seconds
         else:
-            self.fresh.tokens_of(model).add(_tokens(told, None))
+            self.counting().tokens_of(model).add(_tokens(told, None))
 
 
 class Bill(msgspec.Struct, frozen=True):
