@@ -431,7 +431,7 @@ class Leg:
     # fmt: off
     __slots__ = (
         "_attached", "_being_read", "_big", "_changes", "_clear", "_client", "_close_sent",
-        "_control", "_control_bytes", "_ended", "_farewell", "_fault", "_gone", "_heard", "_held",
+        "_control", "_ended", "_farewell", "_fault", "_gone", "_heard", "_held",
         "_incoming", "_limits", "_line", "_messages", "_outbox", "_ping_at",
         "_pinged", "_pong_due", "_rest", "_round", "_scope", "_sending", "_switchboard", "_then",
         "_unsent_bytes", "_upkeep", "_waits", "_written", "behind", "frames_in", "frames_out",
@@ -462,8 +462,7 @@ class Leg:
         self._clear = line.immediate  # nothing waits: what is posted may be sent at once
         self._held = b""  # until the switchboard's turn is over
         self._rest = b""  # what the line has not taken of what was begun
-        self._control: list[bytes] = []
-        self._control_bytes = 0
+        self._control = b""  # frames, whole ones
         self._outbox: list[_Entry] = []  # not a deque: an empty one takes ten times the memory
         self._unsent_bytes = 0
         self._sending = math.inf  # the stamp of what the writer is sending; inf: nothing
@@ -738,7 +737,7 @@ class Leg:
             return
         self._being_read = True
         try:
-            while self._control_bytes > _CONTROL_BYTES and not self._ended:
+            while len(self._control) > _CONTROL_BYTES and not self._ended:
                 await self._change()
             if self._incoming.under_way > BIG_MESSAGE and not self._big:
                 await self._wait_for_a_place()
@@ -821,12 +820,15 @@ class Leg:
     def _understood(self) -> None:
         """Do what is to be done about what came besides messages."""
         incoming = self._incoming
+        pongs: list[bytes] = []
         for opcode, payload in incoming.controls:
             if opcode is Opcode.PING:
-                self._say(websocket.pong(payload, self._key()))
+                pongs.append(websocket.pong(payload, self._key()))
             elif payload == self._pinged:
                 self._pinged = b""
         incoming.controls.clear()
+        if pongs:
+            self._say(b"".join(pongs))  # there may be thousands
         if self._is_closed_by_peer:
             # Nobody reads what is unsent. The answer is the holder's goodbye: a peer that has it
             # knows that everything is over here, and may come again at once.
@@ -879,12 +881,11 @@ class Leg:
             self._wake()
 
     def _say(self, control: bytes) -> None:
-        """Send a control frame, before anything else that waits."""
+        """Send control frames, before anything else that waits."""
         if self._clear:
             self._begin(control)
         elif not self._close_sent:
-            self._control.append(control)
-            self._control_bytes += len(control)
+            self._control += control
             self._wake()
 
     async def _write(self) -> None:
@@ -911,9 +912,7 @@ class Leg:
         """Control frames first; then what was posted, in order; then the farewell."""
         if self._control:
             self._sending = trio.current_time()
-            data = b"".join(self._control)
-            self._control.clear()
-            self._control_bytes = 0
+            data, self._control = self._control, b""
             self._changed()
             return data
         if self._close_sent:

@@ -417,7 +417,7 @@ class Session(State, kw_only=True):
                 | voice_agent.UpdateSpeak()
                 | voice_agent.UpdateListen()
             ):
-                self.updates.append(message)
+                self.updates += (message,)
                 if self._are_too_many(self.updates, self.options.held_messages):
                     self.fail("INTERNAL_SERVER_ERROR", "Too many updates at once.", 1011)
             case voice_agent.ForceEndTurn():

@@ -128,7 +128,7 @@ def _applied_on_top(s: State, message: voice_agent.Settings) -> bool:
         s.held = [frame for frame in s.held if not isinstance(frame, bytes)]
         s.kept, s.kept_bytes = [], 0
         s.unwritten = {}
-    s.updates = []
+    s.updates = ()
     s.held = [frame for frame in s.held if not isinstance(frame, settings.Update)]
     s.wants = [want for want in s.wants if want.reason is not Reason.GREETING]
     s.warnings += s.applied.warnings

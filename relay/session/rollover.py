@@ -201,7 +201,7 @@ def _attempt_failed(s: State, leg: Leg, gone: UpstreamGone) -> None:
     if not s.settings_applied:
         phases.first_attempt_failed(s, for_good=for_good)
         return
-    s.updates[:0] = [folded.message for folded in leg.folded]
+    s.updates = (*(folded.message for folded in leg.folded), *s.updates)
     _try_again(s, for_good=for_good)
 
 
@@ -228,7 +228,7 @@ def _fold(s: State, leg: Leg) -> None:
         else:
             leg.plan = change.plan
             leg.folded = (*leg.folded, Updating(message=message, change=change))
-    s.updates = []
+    s.updates = ()
 
 
 def _prepare_wanted(s: State) -> None:
@@ -370,7 +370,7 @@ def settle(s: State) -> Wordless:
     text.release(s)
     text.end_turn(s)
     if s.updating is not None:
-        s.updates.insert(0, s.updating.message)
+        s.updates = (s.updating.message, *s.updates)
         s.updating = None
     if s.gathered:
         s.held.insert(0, s.gathered)

@@ -474,7 +474,7 @@ class Kept(msgspec.Struct, kw_only=True):
     """Held messages, in order."""
 
     # updates
-    updates: list[Update] = []
+    updates: tuple[Update, ...] = ()
     updating: Updating | None = None
     changing: Updating | None = None
     """A change that waits for a new leg."""

@@ -16,12 +16,12 @@ def pump(s: State) -> None:
         message = s.updates[0]
         change = worked_out(s, s.applied, message)
         if isinstance(change, settings.Refusal):
-            s.updates.pop(0)
+            s.updates = s.updates[1:]
             s.warn(change.code, change.description)
             continue
         if change.speed_only and (s.response or s.requested):
             return  # the API takes a new speed between turns only (C-216)
-        s.updates.pop(0)
+        s.updates = s.updates[1:]
         _send(s, message, change)
 
 
