@@ -295,7 +295,7 @@ class _Bridge:
                     if self._holds(number):  # else a late success (C-236)
                         self._upstream_opened(number)
                         try:
-                            await leg.hear(partial(self._upstream_frame, number))
+                            await leg.hear(upstream.heard)
                         except LegGone as gone:  # before its goodbye, which takes time
                             self._upstream_lost(number, gone)
         except DialFailed as failed:
@@ -319,7 +319,8 @@ class _Bridge:
         log.debug("upstream closed", leg=number, code=gone.code, reason=why)
         self._upstream_gone(number, UpstreamGone(how, code=gone.code, reason=why))
 
-    def _upstream_frame(self, number: int, frame: Frame) -> Then:
+    def upstream_frame(self, number: int, frame: Frame) -> Then:
+        """A frame of this upstream leg has come."""
         if not self._holds(number):
             return None  # it is hung up, and this was under way
         event = realtime.decode_server(frame)
@@ -557,7 +558,7 @@ class _Bridge:
                 case Redeliver(frames=frames):
                     redelivered += frames
                 case Dial(leg=leg, target=target):
-                    self._upstreams[leg] = upstream = _Upstream()
+                    self._upstreams[leg] = upstream = _Upstream(self, leg)
                     self._nursery.start_soon(self._hold_upstream, leg, upstream, target)
                 case Hangup(leg=leg):
                     self._hang_up(leg)
@@ -616,13 +617,18 @@ class _Bridge:
 class _Upstream:
     """An upstream leg from its Dial to its Hangup."""
 
-    __slots__ = ("leg", "scope", "shedding")
+    __slots__ = ("_bridge", "_number", "leg", "scope", "shedding")
 
-    def __init__(self) -> None:
+    def __init__(self, bridge: _Bridge, number: int) -> None:
+        self._bridge = bridge
+        self._number = number
         self.scope = trio.CancelScope()
         """Cancelled to stop the dialling, or the listening; the leg's goodbye follows from it."""
         self.leg: Leg | None = None
         self.shedding = False
+
+    def heard(self, frame: Frame) -> Then:
+        return self._bridge.upstream_frame(self._number, frame)
 
 
 class _EarsAndMouth:

@@ -9,7 +9,6 @@ import pstats
 import select
 import socket
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -67,15 +66,15 @@ class Path:
             wall=lambda: 0.0,
         )
         self._bridge._ears_and_mouth = bridge._EarsAndMouth(formats)
-        self._bridge._upstreams[1] = leg = bridge._Upstream()
+        self._bridge._upstreams[1] = leg = bridge._Upstream(self._bridge, 1)
         leg.leg = upstream
 
     async def hear(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._bridge._hear_client)
-            upstream = self._bridge._upstreams[1].leg
-            assert upstream is not None
-            nursery.start_soon(upstream.hear, partial(self._bridge._upstream_frame, 1))
+            upstream = self._bridge._upstreams[1]
+            assert upstream.leg is not None
+            nursery.start_soon(upstream.leg.hear, upstream.heard)
 
     def up(self, data: bytes) -> None:
         self.client.send(data)
@@ -130,7 +129,7 @@ async def test_a_frame_of_the_users_audio(formats: SetFormats, bound: float) -> 
         assert calls(between.up, websocket.message(CHUNK, KEY)) <= bound
 
 
-@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 79), (RESAMPLED, 95)])
+@pytest.mark.parametrize(("formats", "bound"), [(PLAIN, 80), (RESAMPLED, 96)])
 async def test_a_delta_of_the_agents_audio(formats: SetFormats, bound: float) -> None:
     event = realtime.decode_server(msgspec.json.encode(voice("resp_1", "item_a1", DELTA)))
     assert isinstance(event, realtime.ResponseOutputAudioDelta)

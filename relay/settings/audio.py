@@ -93,7 +93,7 @@ def _format(
     asked = Format(chosen, rate)
     if not transcodable(asked, PCM24K):
         raise Unusable(f"{path}.sample_rate", "not supported; usual are 8000 to 48000")
-    return asked
+    return next((usual for usual in UPSTREAM_FORMATS if usual == asked), asked)  # the one of all
 
 
 def _nearest(client: Format) -> Format:
