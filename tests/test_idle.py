@@ -23,7 +23,7 @@ from relay.overload import OverloadTable
 SESSIONS = 30
 TASKS = 3
 """Who holds the connection and keeps its time, and two pumps."""
-MOST_BYTES = 20_000
+MOST_BYTES = 19_500
 """A little above what was counted when this was set. Lower it when you can, raise it only with the
 reason in the commit."""
 
