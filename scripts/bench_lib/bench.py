@@ -135,7 +135,8 @@ def write(
     stem = asked.out / now.strftime("%Y%m%d-%H%M%S")
     head = "; ".join(f"{key} {value}" for key, value in machine.items())
     stem.with_suffix(".md").write_text(f"{now:%Y-%m-%d}. {head}.\n\n{text}\n")
-    if alone := report.without_workers(runs):  # else there is nothing to compare
+    alone = report.without_workers(runs)
+    if alone:  # else there is nothing to compare
         stem.with_suffix(".svg").write_text(report.plot(alone))
     everything = {
         "at": now.isoformat(),
@@ -145,7 +146,7 @@ def write(
         "capacities": msgspec.to_builtins(capacities),
     }
     stem.with_suffix(".json").write_text(json.dumps(everything, indent=1) + "\n")
-    print(f"{stem}.md, .svg and .json")
+    print(f"{stem}.md, .json{' and .svg' if alone else ''}")
 
 
 if __name__ == "__main__":
