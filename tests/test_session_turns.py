@@ -103,15 +103,20 @@ def test_the_assistants_text_waits_for_all_that_the_user_said_before() -> None:
     book.to_client(user("One."), assistant("Hello."), "AgentAudioDone", "LatencyReport")
 
 
-@pytest.mark.conformance("C-136", "C-138")
-def test_the_end_of_what_the_agent_said_is_told_before_it_begins_to_speak_again() -> None:
-    """Though the text before it is held; what is said now waits for the user's text still."""
-    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream(*reply())
+def speaks_again_while_text_is_held(book: Playbook) -> None:
+    """The agent has answered what nobody has written down yet, and now what is typed."""
     book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(1)
     book.client(types("And?")).to_client(user("And?")).to_upstream("conversation.item.create")
     book.acks().to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
     book.upstream(*message_added("resp_2", "item_a2"), transcript_done("resp_2", "item_a2", "Yes."))
     book.nothing().upstream(voice("resp_2", "item_a2", pcm(100)))
+
+
+@pytest.mark.conformance("C-136", "C-138")
+def test_the_end_of_what_the_agent_said_is_told_before_it_begins_to_speak_again() -> None:
+    """Though the text before it is held; what is said now waits for the user's text still."""
+    book = ready().upstream(*speech()).to_client("UserStartedSpeaking").upstream(*reply())
+    speaks_again_while_text_is_held(book)
     book.to_client(assistant("Hello."), "AgentAudioDone", "LatencyReport", "AgentStartedSpeaking")
     book.audio_to_client().passes(0.4).nothing().upstream(transcribed("item_u1", "Hi."))
     book.to_client(user("Hi."), assistant("Yes."))
@@ -183,11 +188,7 @@ def test_the_component_is_told_all_of_an_end_before_the_agent_speaks_again() -> 
     """And what is said now waits for the user's text for as long as was left."""
     book = ready(component=True).upstream(*speech())
     book.to_client("UserStartedSpeaking", "UtteranceEnd").upstream(*reply())
-    book.to_client("AgentThinking", "AgentStartedSpeaking").audio_to_client().passes(1)
-    book.client(types("And?")).to_client(user("And?")).to_upstream("conversation.item.create")
-    book.acks().to_upstream("response.create").begins("resp_2").to_client("AgentThinking")
-    book.upstream(*message_added("resp_2", "item_a2"), transcript_done("resp_2", "item_a2", "Yes."))
-    book.nothing().upstream(voice("resp_2", "item_a2", pcm(100)))
+    speaks_again_while_text_is_held(book)
     book.to_client(assistant("Hello."), "AgentDone", "AgentAudioDone", "LatencyReport")
     book.to_client("AgentStartedSpeaking").audio_to_client().passes(0.4).nothing().passes(0.2)
     book.to_client(assistant("Yes."))
